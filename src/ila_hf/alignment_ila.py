@@ -1,0 +1,296 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Implicit learnable alignment (section 3.2 of https://arxiv.org/abs/2304.10465) and what it gives to a layer.
+
+Nothing here knows CLIP: a temporal module takes the tokens of T frames, (B, T, L, D), and answers with what the layer
+adds to its input or appends to its tokens.
+
+    maps (B, T, D, h, w) ► pairs (M, 2D, h, w) ► ILAInteraction ► ILAPointPrediction ► ILAMask ► pooled features
+                                       Eq. 5:   (M, C, h, w)         (M, 2, 2)      (M, 2, h, w)    Eq. 3a, 7
+
+Notation: B clips · T frames · N = h·w patches · L = 1 + N tokens (class token first) · D width · M pairs of
+neighbouring frames · C = `alignment_hidden_size` · p interactive point (x, y) in [-1, 1]².
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.utils import ModelOutput
+
+from .configuration_ila import ILAVisionConfig
+
+
+@dataclass
+class ILATemporalOutput(ModelOutput):
+    """What a temporal module hands to its layer, with its own loss and its diagnostics.
+
+    Args:
+        residual (B, T, L, D), optional: Added to the layer's input.
+        tokens (B, T, A, D), optional: Join the layer's self-attention and are dropped after it.
+        loss (scalar, float32): Alignment loss of this layer (Eq. 9, 10), not weighted.
+        interactive_points (B, T-1, 2, 2): Of the previous and the current frame, as (x, y).
+        alignment_masks (B, T-1, 2, h, w): Of the previous and the current frame, float32.
+        mutual_information_tokens (B, T-1, 2, D): Pooled aligned features of the previous and the current frame.
+    """
+
+    residual: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+    interactive_points: torch.Tensor | None = None
+    alignment_masks: torch.Tensor | None = None
+    mutual_information_tokens: torch.Tensor | None = None
+
+
+class ILAInteraction(nn.Sequential):
+    """Conv(·) of Eq. 5: what the two frames of a pair have in common, (M, 2D, h, w) -> (M, C, h, w).
+
+    Original: `message_attn.interactive_block`. The paper leaves the layers open; `alignment_conv` chooses between
+    those of the Kinetics-400 models ("separable") and of the SSv2 models ("dense").
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        inputs, channels = 2 * config.hidden_size, config.alignment_hidden_size
+        if config.alignment_conv == "dense":
+            blocks = [*self._block(inputs, channels, 3), *self._block(channels, channels, 3)]
+        else:
+            blocks = [*self._block(inputs, inputs, 3, groups=inputs), *self._block(inputs, channels, 1)]
+            if config.architecture == "released":
+                blocks += self._block(channels, channels, 3)
+        super().__init__(*blocks)
+
+    @staticmethod
+    def _block(inputs: int, outputs: int, kernel_size: int, groups: int = 1) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+
+class ILAPointPrediction(nn.Module):
+    """Two interactive points from the interaction of a pair (Eq. 5), (M, C, h, w) -> (M, 2, 2).
+
+    Original: `message_attn.prediction_block`. Rows are the previous and the current frame, columns x and y. The last
+    convolution starts at zero, so that every point starts in the centre.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        channels = config.alignment_hidden_size
+        self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
+        self.norm1 = nn.BatchNorm2d(channels // 2)
+        self.conv2 = nn.Conv2d(channels // 2, channels // 2, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(channels // 2)
+        self.fc1 = nn.Conv2d(channels // 2, channels // 4, 1, groups=2)
+        self.fc2 = nn.Conv2d(channels // 4, 4, 1, groups=2)
+        self.pool = nn.MaxPool2d(2)
+        self.point_range = config.point_range
+        # DESIGN: the FLOPs of the paper's Kinetics-400 models are met when the pooling comes before each convolution.
+        self.pool_first = config.architecture == "paper" and config.alignment_conv == "separable"
+
+    def forward(self, interaction: torch.Tensor) -> torch.Tensor:
+        hidden = interaction
+        for convolution, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
+            if self.pool_first:
+                hidden = norm(convolution(self.pool(hidden))).relu()
+            else:
+                hidden = self.pool(norm(convolution(hidden))).relu()
+        hidden = hidden.amax((2, 3), keepdim=True)  # (M, C/2, 1, 1)
+        points = self.fc2(self.fc1(hidden).relu()).flatten(1)  # (M, 4)
+        return self.point_range * points.tanh().unflatten(1, (2, 2))
+
+
+class ILAMask(nn.Module):
+    """Mask around an interactive point (Eq. 6), in float32: points (..., 2) -> (..., h, w).
+
+    A profile is η up to the distance δ and falls from there with the slope β, down to 0. In training it is averaged
+    over nine points, shifted by `mask_jitter`·s·{-1, 0, 1}²; the buffer `jitter_scale` is s.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        self.peak, self.radius, self.slope = config.mask_peak, config.mask_radius, config.mask_slope
+        self.jitter = config.mask_jitter
+        self.separable = config.mask_distance == "separable"
+        self.jitter_scale = nn.Buffer(torch.ones(()))
+
+    def profile(self, distance: torch.Tensor) -> torch.Tensor:
+        return (self.peak - self.slope * (distance - self.radius).clamp(min=0)).clamp(min=0)
+
+    def forward(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        points = points.float()
+        shifts = points.new_tensor([-1.0, 0.0, 1.0]) if self.training else points.new_zeros(1)
+        shifts = self.jitter * self.jitter_scale.float() * shifts
+        # Distances to every row and column for every shift: (..., S, w) and (..., S, h)
+        columns = torch.linspace(-1, 1, width, device=points.device)
+        rows = torch.linspace(-1, 1, height, device=points.device)
+        x = columns - (points[..., 0, None] + shifts)[..., None]
+        y = rows - (points[..., 1, None] + shifts)[..., None]
+        if self.separable:
+            # The mean over the 3×3 grid of products is the product of the means over the 3 shifts of each axis.
+            x, y = self.profile(x.abs()).mean(-2), self.profile(y.abs()).mean(-2)
+            return y[..., :, None] * x[..., None, :]
+        squares = y[..., :, None, :, None] ** 2 + x[..., None, :, None, :] ** 2  # (..., S, S, h, w)
+        # The root has no finite slope at 0; inside the radius the profile is flat, so the clamp changes nothing else.
+        distance = squares.clamp(min=torch.finfo(squares.dtype).tiny).sqrt()
+        return self.profile(distance).mean((-4, -3))
+
+
+@dataclass
+class ILAPairs:
+    """The M aligned pairs of neighbouring frames of B clips.
+
+    M is T - 1, or T where the first frame is also paired with itself: that pair comes first, and neither the loss nor
+    the diagnostics count it.
+
+    Args:
+        interaction (B, M, C, h, w): Output of [`ILAInteraction`].
+        points (B, M, 2, 2): Previous and current frame, (x, y).
+        masks (B, M, 2, h, w): float32.
+    """
+
+    interaction: torch.Tensor
+    points: torch.Tensor
+    masks: torch.Tensor
+    paired_with_itself: bool
+
+    @staticmethod
+    def frames(sequence: torch.Tensor, pair_with_itself: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Previous and current frame of every pair: (B, T, ...) -> twice (B, M, ...)."""
+        if not pair_with_itself:
+            return sequence[:, :-1], sequence[:, 1:]
+        return torch.cat([sequence[:, :1], sequence[:, :-1]], dim=1), sequence
+
+    def pool(self, patches: torch.Tensor) -> torch.Tensor:
+        """Sum over the patches of the aligned features (Eq. 7, 3a): (B, T, N, D) -> (B, M, 2, D)."""
+        masks = self.masks.flatten(3).to(patches.dtype)  # (B, M, 2, N)
+        frames = self.frames(patches, self.paired_with_itself)
+        return torch.cat([masks[:, :, i : i + 1] @ frames[i] for i in range(2)], dim=2)
+
+    def neighbours(self, per_pair: torch.Tensor) -> torch.Tensor:
+        """Leave out the pair of the first frame with itself: (B, M, ...) -> (B, T-1, ...)."""
+        return per_pair[:, 1:] if self.paired_with_itself else per_pair
+
+
+class ILAAlignment(nn.Module):
+    """Implicit alignment of neighbouring frames (section 3.2). It knows maps of features, nothing of CLIP."""
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        self.interaction = ILAInteraction(config)
+        self.prediction = ILAPointPrediction(config)
+        self.mask = ILAMask(config)
+
+    def forward(self, maps: torch.Tensor, pair_with_itself: bool = False) -> ILAPairs:
+        batch, _, _, height, width = maps.shape  # (B, T, D, h, w)
+        pairs = torch.cat(ILAPairs.frames(maps, pair_with_itself), dim=2)  # previous frame first: (B, M, 2D, h, w)
+        interaction = self.interaction(pairs.flatten(0, 1))  # (B, M, 2D, h, w) -> (B·M, C, h, w)
+        points = self.prediction(interaction)
+        masks = self.mask(points, height, width)
+        batched = (interaction, points, masks)
+        return ILAPairs(*(x.unflatten(0, (batch, -1)) for x in batched), paired_with_itself=pair_with_itself)
+
+
+class ILATemporalModule(nn.Module):
+    """What every temporal module of a layer shares: (B, T, L, D) in, [`ILATemporalOutput`] out."""
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        self.alignment = ILAAlignment(config)
+        self.pair_with_itself = config.first_frame == "self"
+        self.loss_type = config.alignment_loss_type
+
+    def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
+        """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
+        maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)
+        # A clip of one frame has no neighbours: its frame is paired with itself.
+        return self.alignment(maps, self.pair_with_itself or maps.shape[1] == 1)
+
+    def alignment_outputs(self, pairs: ILAPairs, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss and diagnostics of the T - 1 pairs.
+
+        Eq. 9's indices could also mean the tokens of neighbouring frames, each from its own pair; the released code
+        compares the two pooled features of one pair, and so does this.
+        """
+        pooled = pairs.neighbours(pooled)  # (B, T-1, 2, D)
+        similarity = nn.functional.cosine_similarity(pooled[:, :, 0].float(), pooled[:, :, 1].float(), dim=-1)
+        if self.loss_type == "negative_cosine":
+            loss = -similarity.sum(1).mean()
+        else:  # a clip of one frame has no pair and no loss
+            loss = (1 - similarity).sum() / max(similarity.numel(), 1)
+        return {
+            "loss": loss,
+            "interactive_points": pairs.neighbours(pairs.points),
+            "alignment_masks": pairs.neighbours(pairs.masks),
+            "mutual_information_tokens": pooled,
+        }
+
+
+class ILAMutualInformation(ILATemporalModule):
+    """Paper architecture: one mutual-information token per frame (Eq. 3a), and on request our interaction token.
+
+    The token of frame t is its own aligned feature in the pair (t-1, t). The paper defines no pair for the first
+    frame: it takes its feature as the previous frame of the first pair, or is paired with itself (`first_frame`).
+
+    The interaction token is our extension, not the paper's: the interaction channels of the same pair, max-pooled over
+    the patches and projected to D. It keeps what the convolution saw of the other frame.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        use_token = config.interaction_token
+        self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
+        pairs = self.align(hidden_states, grid)
+        pooled = pairs.pool(hidden_states[:, :, 1:]) / (grid[0] * grid[1])  # mean over the patches: (B, M, 2, D)
+        tokens = pooled[:, :, 1]
+        if not pairs.paired_with_itself:
+            tokens = torch.cat([pooled[:, :1, 0], tokens], dim=1)  # (B, T, D)
+        tokens = tokens[:, :, None]
+        if self.interaction_fc is not None:
+            interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
+            if not pairs.paired_with_itself:
+                interaction = torch.cat([interaction[:, :1], interaction], dim=1)
+            tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)  # (B, T, 2, D)
+        return ILATemporalOutput(tokens=tokens, **self.alignment_outputs(pairs, pooled))
+
+
+class ILAAlignedResidual(ILATemporalModule):
+    """Released architecture: the layer's input plus projections of the aligned frame and of the interaction.
+
+    Original: `message_fc`, `message_ln`, `message_attn.{conv, fc}`, `temporal_skip_align_fc`, `temporal_skip_fc`. The
+    last two start at zero, so that a new model starts as plain CLIP. Here the pooled features are sums.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        width, channels = config.hidden_size, config.alignment_hidden_size // 2
+        self.input_fc = nn.Linear(width, width)
+        self.input_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.temporal_conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.interaction_fc = nn.Linear(channels, width)
+        self.aligned_out = nn.Linear(width, width)
+        self.interaction_out = nn.Linear(width, width)
+
+    @staticmethod
+    def per_frame(pairs: ILAPairs, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Mean of what a frame is as previous and as current frame of its pairs: twice (B, M, ...) -> (B, T, ...)."""
+        if pairs.paired_with_itself:
+            return (previous + current) / 2
+        inner = (previous[:, 1:] + current[:, :-1]) / 2
+        return torch.cat([previous[:, :1], inner, current[:, -1:]], dim=1)
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
+        inputs = self.input_norm(self.input_fc(hidden_states))
+        class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]
+        pairs = self.align(inputs, grid)
+
+        # Both aligned maps of a frame are masks of the same map, so the masks are averaged, not the maps.
+        masks = self.per_frame(pairs, pairs.masks[:, :, 0], pairs.masks[:, :, 1]).flatten(2)  # (B, T, N)
+        aligned = torch.cat([class_tokens, patches * masks[..., None].to(patches.dtype)], dim=2)  # (B, T, L, D)
+
+        interaction = self.per_frame(pairs, *pairs.interaction.chunk(2, dim=2))  # (B, T, C/2, h, w)
+        interaction = self.temporal_conv(interaction.transpose(1, 2))  # (B, C/2, T, h, w)
+        interaction = self.interaction_fc(interaction.flatten(3).permute(0, 2, 3, 1))  # (B, T, N, D)
+        interaction = torch.cat([class_tokens, interaction], dim=2)
+
+        residual = self.aligned_out(aligned) + self.interaction_out(interaction)
+        return ILATemporalOutput(residual=residual, **self.alignment_outputs(pairs, pairs.pool(patches)))

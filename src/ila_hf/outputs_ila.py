@@ -1,0 +1,91 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What the models return. Letters in shapes: see modeling_ila.py."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.utils import ModelOutput
+
+from .alignment_ila import ILATemporalOutput
+
+
+@dataclass
+class ILAEncoderOutput(BaseModelOutput):
+    """Last hidden state (B, T, L, D) and one [`ILATemporalOutput`] per layer that aligns."""
+
+    alignments: tuple[ILATemporalOutput, ...] | None = None
+
+
+@dataclass
+class ILAVisionModelOutput(BaseModelOutputWithPooling):
+    """Output of [`ILAVisionModel`].
+
+    Args:
+        last_hidden_state (B, T, L, D): Tokens of the last layer, before the last LayerNorm.
+        pooler_output (B, T, D): Class tokens after the last LayerNorm; (B, E), the integrated video features, from
+            [`ILAModel.get_video_features`].
+        hidden_states (tuple of (B, T, L, D), optional): Embeddings and the output of every layer.
+        attentions (tuple of (B·T, heads, L + A, L + A), optional): A appended tokens come last.
+        alignment_loss (scalar): Sum of the layers' alignment losses, not weighted (Eq. 10).
+        alignment_losses (tuple of scalars, optional): Of every layer that aligns, in order.
+        interactive_points (tuple of (B, T-1, 2, 2), optional): Previous and current frame, (x, y) in [-1, 1].
+        alignment_masks (tuple of (B, T-1, 2, h, w), optional): Eq. 6, in training averaged over nine points.
+        mutual_information_tokens (tuple of (B, T-1, 2, D), optional): Pooled aligned features of every pair.
+    """
+
+    alignment_loss: torch.Tensor | None = None
+    alignment_losses: tuple[torch.Tensor, ...] | None = None
+    interactive_points: tuple[torch.Tensor, ...] | None = None
+    alignment_masks: tuple[torch.Tensor, ...] | None = None
+    mutual_information_tokens: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class ILAOutput(ModelOutput):
+    """Output of [`ILAModel`].
+
+    Args:
+        loss (scalar, optional): Symmetric contrastive loss plus the weighted alignment loss, with `return_loss=True`.
+        logits_per_video (B, K), logits_per_text (K, B): Scaled cosine similarities, float32.
+        video_embeds (B, E): Normalised video features, float32.
+        text_embeds (B, K, E): Normalised text features with the video-specific prompt of each clip, float32.
+        alignment_loss (scalar): See [`ILAVisionModelOutput`].
+        text_model_output, vision_model_output: Outputs of the two towers.
+    """
+
+    loss: torch.Tensor | None = None
+    logits_per_video: torch.Tensor | None = None
+    logits_per_text: torch.Tensor | None = None
+    video_embeds: torch.Tensor | None = None
+    text_embeds: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    text_model_output: BaseModelOutputWithPooling | None = None
+    vision_model_output: ILAVisionModelOutput | None = None
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
+
+
+@dataclass
+class ILAClassifierOutput(ModelOutput):
+    """Output of the two classification models.
+
+    Args:
+        loss (scalar, optional): `classification_loss` + `config.alignment_loss_weight` · `alignment_loss`.
+        logits (B, K): float32.
+        classification_loss (scalar, optional): With `labels`.
+        alignment_loss (scalar): Before weighting; see [`ILAVisionModelOutput`] for this and all below.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    classification_loss: torch.Tensor | None = None
+    alignment_loss: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    alignment_losses: tuple[torch.Tensor, ...] | None = None
+    interactive_points: tuple[torch.Tensor, ...] | None = None
+    alignment_masks: tuple[torch.Tensor, ...] | None = None
+    mutual_information_tokens: tuple[torch.Tensor, ...] | None = None

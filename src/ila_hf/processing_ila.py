@@ -1,0 +1,32 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Processor of ILA: its video processor and CLIP's tokenizer."""
+
+from typing import Any
+
+from transformers.processing_utils import ProcessorMixin
+
+
+class ILAProcessor(ProcessorMixin):
+    """Videos to `pixel_values` (B, T, 3, S, S), texts to `input_ids` and `attention_mask` (K, S).
+
+    Args:
+        video_processor ([`ILAVideoProcessor`]): For `videos=`.
+        tokenizer ([`~transformers.CLIPTokenizer`]): For `text=`.
+
+    Example:
+
+    ```python
+    >>> from ila_hf import ILAProcessor
+
+    >>> processor = ILAProcessor.from_pretrained("path/to/model")
+    >>> inputs = processor(videos="clip.mp4", text=["juggling balls", "playing cello"], padding=True)
+    >>> sorted(inputs)
+    ['attention_mask', 'input_ids', 'pixel_values']
+    ```
+    """
+
+    def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
+        super().__init__(video_processor, tokenizer, **kwargs)
+
+
+__all__ = ["ILAProcessor"]

@@ -1,0 +1,60 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Which T of n frames a model sees."""
+
+import itertools
+from typing import Literal, get_args
+
+import torch
+
+
+SamplingStrategy = Literal["sparse", "uniform", "dense"]
+
+
+def sample_frame_indices(
+    total_num_frames: int,
+    num_frames: int,
+    strategy: SamplingStrategy = "sparse",
+    frame_sampling_rate: int = 1,
+    generator: torch.Generator | None = None,
+) -> list[int]:
+    """Choose T of n frames, in order. Where n < T, frames repeat.
+
+    sparse (Kinetics-400): T equal segments; the middle frame of each, or a random one.
+    uniform (SSv2): boundaries round((n - 1)·i / T); the middle of two, or a random frame between them, both included.
+    dense: T frames, `frame_sampling_rate` apart, from the middle of the video, or from a random start.
+
+    Args:
+        total_num_frames: n, at least 1.
+        num_frames: T, at least 1.
+        strategy: "sparse", "uniform" or "dense".
+        frame_sampling_rate: Distance of the frames of "dense", at least 1.
+        generator: Source of the random choices in training. None: the deterministic choices for tests.
+
+    Raises:
+        ValueError: For numbers below 1 and unknown strategies.
+    """
+    numbers = {
+        "total_num_frames": total_num_frames,
+        "num_frames": num_frames,
+        "frame_sampling_rate": frame_sampling_rate,
+    }
+    for name, value in numbers.items():
+        if value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+    if strategy not in get_args(SamplingStrategy):
+        raise ValueError(f"`strategy` must be one of {get_args(SamplingStrategy)}, got {strategy!r}.")
+    n, frames = total_num_frames, torch.arange(num_frames)
+    if strategy == "dense":
+        room = max(n - num_frames * frame_sampling_rate, 0)
+        start = room // 2 if generator is None else int(torch.randint(room + 1, (), generator=generator))
+        return (start + frame_sampling_rate * frames).clamp(max=n - 1).tolist()
+    if strategy == "uniform":
+        bounds = [round((n - 1) * i / num_frames) for i in range(num_frames + 1)]
+        pairs = list(itertools.pairwise(bounds))
+        if generator is None:
+            return [(start + end) // 2 for start, end in pairs]
+        return [int(torch.randint(start, end + 1, (), generator=generator)) for start, end in pairs]
+    if generator is None:
+        return [(2 * i + 1) * n // (2 * num_frames) for i in range(num_frames)]
+    shifts = torch.rand(num_frames, generator=generator, dtype=torch.float64)
+    return ((frames + shifts) * n / num_frames).long().clamp(max=n - 1).tolist()
