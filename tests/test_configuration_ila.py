@@ -73,7 +73,10 @@ def test_bad_vision_fields_are_refused(fields, message):
         ({"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ({"num_frames": 2.5}, r"num_frames.*2\.5"),
         ({"mit_num_hidden_layers": 0}, "`mit_num_hidden_layers` must be at least 1, got 0"),
-        ({"prompt_num_hidden_layers": -1}, r"`prompt_num_hidden_layers` must be zero \(no prompt\) or positive, got -1"),
+        (
+            {"prompt_num_hidden_layers": -1},
+            r"`prompt_num_hidden_layers` must be zero \(no prompt\) or positive, got -1",
+        ),
         ({"projection_dim": 200}, "`projection_dim` must be a multiple of its number of heads.* = 3, got 200"),
         ({"classifier_dropout": 1.0}, r"`classifier_dropout` must be in \[0, 1\), got 1.0"),
         ({"alignment_loss_weight": -1.0}, "`alignment_loss_weight` must be zero or positive, got -1.0"),

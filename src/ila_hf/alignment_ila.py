@@ -109,7 +109,12 @@ class ILAMask(nn.Module):
         self.peak, self.radius, self.slope = config.mask_peak, config.mask_radius, config.mask_slope
         self.jitter = config.mask_jitter
         self.separable = config.mask_distance == "separable"
+        self.jitter_decay_epoch = config.mask_jitter_decay_epoch
         self.jitter_scale = nn.Buffer(torch.ones(()))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Set s: 1 before the decay epoch, halved at it and at every later one."""
+        self.jitter_scale.fill_(0.5 ** max(0, epoch + 1 - self.jitter_decay_epoch))
 
     def profile(self, distance: torch.Tensor) -> torch.Tensor:
         return (self.peak - self.slope * (distance - self.radius).clamp(min=0)).clamp(min=0)
@@ -184,8 +189,8 @@ class ILAAlignment(nn.Module):
         interaction = self.interaction(pairs.flatten(0, 1))  # (B, M, 2D, h, w) -> (B·M, C, h, w)
         points = self.prediction(interaction)
         masks = self.mask(points, height, width)
-        batched = (interaction, points, masks)
-        return ILAPairs(*(x.unflatten(0, (batch, -1)) for x in batched), paired_with_itself=pair_with_itself)
+        interaction, points, masks = (x.unflatten(0, (batch, -1)) for x in (interaction, points, masks))
+        return ILAPairs(interaction, points, masks, pair_with_itself)
 
 
 class ILATemporalModule(nn.Module):

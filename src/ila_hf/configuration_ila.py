@@ -168,8 +168,12 @@ class ILAConfig(CLIPConfig):
 
     model_type = "ila"
     sub_configs_defaults = {"vision_config": ILAVisionConfig, "text_config": ILATextConfig}
+    # Trainer gathers the other outputs as predictions
+    keys_to_ignore_at_inference = ["classification_loss", "alignment_loss"]
     # transformers < 5.20 reads this name
     sub_configs = {"vision_config": ILAVisionConfig, "text_config": ILATextConfig}
+
+    architectures: list[str] | None = None
 
     # Without it, transformers takes `initializer_factor`, 1.0, for the spread of every new linear layer
     initializer_range: float = 0.02

@@ -22,7 +22,7 @@ from huggingface_hub import hf_hub_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .configuration_ila import ILAConfig
-from .modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification
+from .modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAPreTrainedModel
 from .processing_ila import ILAProcessor
 from .video_processing_ila import ILAVideoProcessor
 
@@ -99,7 +99,7 @@ class _Placeholder:
     An instance is an empty OrderedDict, the one container that torch's weights-only reader fills and sets state on.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:
+    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
         return OrderedDict()
 
 
@@ -330,9 +330,10 @@ def convert_ila_checkpoint(
     rows = len(converted["classifier.weight"]) if "classifier.weight" in converted else None
     if names is not None and num_labels is not None and len(names) != num_labels:
         raise ValueError(f"Got {len(names)} labels and num_labels={num_labels}; they must agree.")
-    num_labels = num_labels or (len(names) if names else rows)
-    if rows is not None and not 0 < num_labels <= rows:
-        raise ValueError(f"The head has {rows} rows, which is fewer than the {num_labels} classes asked for.")
+    if num_labels is None:
+        num_labels = len(names) if names is not None else rows
+    if num_labels is not None and not 0 < num_labels <= (rows or num_labels):
+        raise ValueError(f"The number of classes must be between 1 and the {rows} rows of the head, got {num_labels}.")
     if num_labels is not None:
         config.num_labels = num_labels
     if names is not None:
@@ -341,7 +342,7 @@ def convert_ila_checkpoint(
         converted |= {name: converted[name][:num_labels] for name in ("classifier.weight", "classifier.bias")}
     _report(config, sum(value.numel() for value in weights.values()), rows)
 
-    model_class = ILAForVideoTextClassification if has_text else ILAForVideoClassification
+    model_class: Any = ILAForVideoTextClassification if has_text else ILAForVideoClassification
     model = model_class(config).eval()
     _load(model, converted)
     size = config.vision_config.image_size
@@ -372,7 +373,7 @@ def _report(config: ILAConfig, num_parameters: int, rows: int | None) -> None:
         print(f"The linear head keeps {config.num_labels} of {rows} rows (SSv2 has 174 classes: --num_labels 174).")
 
 
-def _check(model_class: type, output_dir: str | Path) -> Any:
+def _check(model_class: type[ILAPreTrainedModel], output_dir: str | Path) -> Any:
     model = model_class.from_pretrained(output_dir).eval()
     config = model.config
     size = config.vision_config.image_size

@@ -20,8 +20,8 @@ Where to find the equations: 3a, 5, 6, 7 and 9 in alignment_ila.py; 3b and 4 in 
 `ILAMultiframeIntegration`, 10 in `ILAVisionModel`.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ from transformers.models.clip.modeling_clip import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_ila import ILAAlignedResidual, ILAAlignment, ILAMutualInformation, ILATemporalModule
+from .alignment_ila import ILAAlignedResidual, ILAAlignment, ILAMask, ILAMutualInformation, ILATemporalModule
 from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
 from .outputs_ila import ILAClassifierOutput, ILAEncoderOutput, ILAOutput, ILAVisionModelOutput
 
@@ -75,7 +75,7 @@ class ILAEncoder(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Any) -> ILAEncoderOutput:
         alignments = []
-        for layer in self.layers:
+        for layer in cast("Iterable[ILAEncoderLayer]", self.layers):
             tokens = None
             if layer.temporal is not None:
                 temporal = layer.temporal(hidden_states, grid)
@@ -93,7 +93,7 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
     config: ILAConfig
     base_model_prefix = "ila"
     main_input_name = "pixel_values"
-    input_modalities = ("video", "text")
+    input_modalities: tuple[str, ...] = ("video", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "ILAEncoderLayer"]
 
     @classmethod
@@ -121,7 +121,7 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
                 init.zeros_(linear.weight)
                 init.zeros_(linear.bias)
         elif isinstance(module, ILAMultiframeIntegration):
-            init.normal_(module.position_embedding, std=0.02 * self.config.initializer_factor)
+            init.normal_(module.position_embedding, std=self.config.initializer_range)
         elif isinstance(module, ILAVideoPrompt):
             init.constant_(module.alpha, self.config.prompt_alpha)
         elif isinstance(module, ILAModel):
@@ -166,11 +166,8 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
         saving, loading and resuming keep it.
         """
         for module in self.modules():
-            if isinstance(module, ILAVisionModel):
-                halvings = max(0, epoch + 1 - module.config.mask_jitter_decay_epoch)
-                for layer in module.encoder.layers:
-                    if layer.temporal is not None:
-                        layer.temporal.alignment.mask.jitter_scale.fill_(0.5**halvings)
+            if isinstance(module, ILAMask):
+                module.set_epoch(epoch)
 
 
 class ILATextModel(ILAPreTrainedModel, CLIPTextModel):
@@ -219,8 +216,6 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
     def _patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
         """Check the clips and return (h, w)."""
         expected = f"(B, T, {self.config.num_channels}, H, W)"
-        if pixel_values is None:
-            raise ValueError(f"`pixel_values` is missing: pass clips of shape {expected}.")
         shape = tuple(pixel_values.shape)
         if len(shape) != 5:
             raise ValueError(f"`pixel_values` must have five dimensions, {expected}, got shape {shape}.")
@@ -263,6 +258,8 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         Raises:
             ValueError: For clips of another rank, channel count or data type, without frames, or too small.
         """
+        if pixel_values is None:
+            raise ValueError("`pixel_values` is missing: pass clips of shape (B, T, 3, H, W).")
         grid = self._patch_grid(pixel_values)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
@@ -299,7 +296,8 @@ class ILAMultiframeIntegration(nn.Module):
         self.layers = nn.ModuleList(CLIPEncoderLayer(block_config) for _ in range(config.mit_num_hidden_layers))
 
     def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
-        positions, num_frames = self.position_embedding, frame_features.shape[1]
+        positions: torch.Tensor = self.position_embedding
+        num_frames = frame_features.shape[1]
         if num_frames != positions.shape[1]:
             positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
             positions = positions.transpose(1, 2)  # (1, T, E)
@@ -468,7 +466,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
                     f"`return_loss=True` needs one text per clip, got {tuple(logits.shape)} clips × texts."
                 )
             loss = image_text_contrastive_loss(logits)
-            loss = loss + self.config.alignment_loss_weight * vision_outputs.alignment_loss
+            loss = loss + self.config.alignment_loss_weight * vision_outputs["alignment_loss"]
         return ILAOutput(
             loss=loss,
             logits_per_video=logits,
@@ -517,7 +515,7 @@ def classifier_output(
     outputs = ILAClassifierOutput(logits=logits, **{name: vision_outputs[name] for name in names})
     if labels is not None:
         outputs.classification_loss = classification_loss(logits, labels, config.problem_type)
-        outputs.loss = outputs.classification_loss + config.alignment_loss_weight * outputs.alignment_loss
+        outputs.loss = outputs.classification_loss + config.alignment_loss_weight * outputs["alignment_loss"]
     return outputs
 
 
@@ -631,7 +629,7 @@ class ILAForVideoTextClassification(ILAModel):
         """Text features (K, E) of the class texts, computed once while the text tower does not train."""
         parameters = [*self.text_model.parameters(), *self.text_projection.parameters()]
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-        is_random = self.text_model.training and self.config.text_config.attention_dropout > 0
+        is_random = self.text_model.training and bool(self.config.text_config.attention_dropout)
         if trains or is_random or torch.compiler.is_compiling():
             return self._encode_class_texts()
         # New texts, loaded weights, an optimizer step, a move or cast, and autocast each change this key.

@@ -62,7 +62,7 @@ def load_backgrounds(videos: Sequence[str | Path] | None = None, frames_per_vide
 def _texture(rng: np.random.Generator, backgrounds: Sequence[np.ndarray]) -> np.ndarray:
     """A dark texture (S, S, 3) in [0, 1]: a piece of real footage, or smooth noise."""
     if backgrounds:
-        frame = backgrounds[rng.integers(len(backgrounds))]
+        frame = backgrounds[int(rng.integers(len(backgrounds)))]
         step = int(rng.integers(1, min(frame.shape[:2]) // SIZE + 1))
         y, x = (int(rng.integers(side - SIZE * step + 1)) for side in frame.shape[:2])
         texture = frame[y : y + SIZE * step : step, x : x + SIZE * step : step] / 255

@@ -1,23 +1,27 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Video processor of ILA: videos in, normalised clips (B, T, 3, S, S) out."""
 
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from transformers.image_utils import IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD, PILImageResampling
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor, BatchFeature
-from transformers.video_utils import VideoMetadata, make_batched_metadata, make_batched_videos
+from transformers.video_utils import (
+    VideoMetadata,
+    default_sample_indices_fn,
+    make_batched_metadata,
+    make_batched_videos,
+)
 
-from .sampling import sample_frame_indices
-from .video_reading import is_video_source, read_video
+from .sampling import SamplingStrategy, sample_frame_indices
+from .video_reading import FrameSampler, is_video_source, read_video
 
 
-class ILAVideoProcessorKwargs(VideosKwargs, total=False):
+class ILAVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
     """Arguments beyond those of every video processor; see [`ILAVideoProcessor`]."""
 
-    sampling_strategy: Literal["sparse", "uniform", "dense"] | None
+    sampling_strategy: SamplingStrategy | None
     frame_sampling_rate: int | None
 
 
@@ -54,8 +58,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
     """
 
     resample = PILImageResampling.BILINEAR
-    image_mean = IMAGENET_STANDARD_MEAN
-    image_std = IMAGENET_STANDARD_STD
+    # ImageNet's; what transformers calls IMAGENET_STANDARD, VideoMAE's, is 0.5
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
     size = {"shortest_edge": 256}
     default_to_square = False
     crop_size = {"height": 224, "width": 224}
@@ -67,7 +72,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
     do_convert_rgb = True
     do_sample_frames = None
     num_frames = 8
-    sampling_strategy = "sparse"
+    sampling_strategy: SamplingStrategy = "sparse"
     frame_sampling_rate = 1
     valid_kwargs = ILAVideoProcessorKwargs
     model_input_names = ["pixel_values"]
@@ -77,18 +82,18 @@ class ILAVideoProcessor(BaseVideoProcessor):
         metadata: VideoMetadata,
         num_frames: int | None = None,
         fps: int | float | None = None,
-        sampling_strategy: str | None = None,
+        sampling_strategy: SamplingStrategy | None = None,
         frame_sampling_rate: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
         """Indices of the frames to keep; with `fps`, as every video processor does it."""
         if fps is not None:
-            return super().sample_frames(metadata, fps=fps, **kwargs)
+            return default_sample_indices_fn(metadata, fps=fps).tolist()
         return sample_frame_indices(
             metadata.total_num_frames,
-            num_frames or self.num_frames,
-            sampling_strategy or self.sampling_strategy,
-            frame_sampling_rate or self.frame_sampling_rate,
+            self.num_frames if num_frames is None else num_frames,
+            self.sampling_strategy if sampling_strategy is None else sampling_strategy,
+            self.frame_sampling_rate if frame_sampling_rate is None else frame_sampling_rate,
         )
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
@@ -111,9 +116,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
         videos: Any,
         video_metadata: Any = None,
         do_sample_frames: bool | None = None,
-        sample_indices_fn: partial | None = None,
+        sample_indices_fn: FrameSampler | None = None,
     ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
-        if sample_indices_fn is None and do_sample_frames is None:
+        if do_sample_frames is None:
             sample_indices_fn = self.sample_frames
         videos = self._as_list(videos)
         frames, metadata = [], []
@@ -125,8 +130,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
                 if len(video) == 0:
                     raise ValueError(f"Video {i} has no frames: its shape is {tuple(video.shape)}.")
                 info = given[i] if given else make_batched_metadata([video], video_metadata=None)[0]
-                if do_sample_frames:
-                    info.frames_indices = list(sample_indices_fn(metadata=info))
+                if do_sample_frames and sample_indices_fn is not None:
+                    info.frames_indices = list(sample_indices_fn(info))
                     video = video[info.frames_indices]
             frames.append(video)
             metadata.append(info)
@@ -140,9 +145,15 @@ class ILAVideoProcessor(BaseVideoProcessor):
         if isinstance(videos, list | tuple):
             if len(videos) == 0:
                 raise ValueError("`videos` is empty: pass at least one video.")
+            if all(isinstance(video, torch.Tensor) and video.ndim == 3 for video in videos):
+                return [torch.stack(list(videos))]  # the frames of one video
             nested = [cls._as_list(video) if isinstance(video, list | tuple) else None for video in videos]
             if any(is_video_source(video) for video in videos) or any(n and is_video_source(n[0]) for n in nested):
                 return [entry for video in videos for entry in cls._as_list(video)]
+        if getattr(videos, "ndim", 4) not in (3, 4, 5):
+            raise ValueError(
+                f"Invalid video input: frames are (T, 3, H, W) or (T, H, W, 3), got shape {videos.shape}."
+            )
         return make_batched_videos(videos)
 
 

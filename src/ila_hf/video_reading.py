@@ -2,16 +2,17 @@
 """Read chosen frames of a video file with PyAV."""
 
 import io
+import urllib.request
 from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, BinaryIO
 
 import torch
-from huggingface_hub import get_session
 from transformers.video_utils import VideoMetadata
 
 
 VideoSource = str | PathLike | bytes | BinaryIO
+URL_TIMEOUT = 60  # seconds without an answer
 FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 
 
@@ -97,10 +98,8 @@ def _open_source(source: VideoSource) -> Any:
         return source
     if scheme not in ("http", "https"):
         raise VideoReadError(f"URLs must be http or https, not {scheme}")
-    response = get_session().get(source, follow_redirects=True)
-    if response.status_code != 200:
-        raise VideoReadError(f"the server answered {response.status_code}")
-    return response.content
+    with urllib.request.urlopen(source, timeout=URL_TIMEOUT) as response:  # redirects stay on http and https
+        return response.read()
 
 
 def _container(file: str | bytes) -> Any:

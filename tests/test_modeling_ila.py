@@ -1,0 +1,609 @@
+"""Models: plain CLIP inside, initialisation, class texts, precisions, causality, bad input."""
+
+import copy
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ila_hf import (
+    ILAForVideoClassification,
+    ILAForVideoTextClassification,
+    ILAModel,
+    ILATextModel,
+    ILAVisionModel,
+)
+from ila_hf.alignment_ila import ILAAlignedResidual
+from ila_hf.motion_videos import MOTIONS
+from ila_hf.tiny import tiny_config, tiny_tokenizer
+
+
+HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)
+VARIANTS = {
+    "paper": {},
+    "causal": {"first_frame": "self"},
+    "token": {"interaction_token": True},
+    "dense": {"alignment_conv": "dense"},
+    "released": {"architecture": "released"},
+    "none": {"alignment_layers": []},
+}
+
+
+@pytest.fixture(scope="module")
+def clip_model():
+    """A plain CLIP whose weights are all different from their initial values."""
+    torch.manual_seed(7)
+    config = tiny_config()
+    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
+    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
+    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture(scope="module")
+def clip_folder(clip_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clip")
+    clip_model.save_pretrained(folder)
+    return folder
+
+
+def load_from_clip(model_class, folder, architecture="paper"):
+    config = model_class.config_class.from_pretrained(folder)
+    getattr(config, "vision_config", config).architecture = architecture
+    return model_class.from_pretrained(folder, config=config).eval()
+
+
+# --- CLIP's weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("architecture", ["paper", "released"])
+@pytest.mark.parametrize("model_class", [ILAVisionModel, ILAModel, *HEADS])
+def test_every_clip_weight_is_loaded(clip_model, clip_folder, model_class, architecture):
+    model = load_from_clip(model_class, clip_folder, architecture)
+    expected = (clip_model.vision_model if model_class is ILAVisionModel else clip_model).state_dict()
+    loaded = model.state_dict()
+    if model_class is ILAForVideoClassification:
+        expected = {name: x for name, x in expected.items() if name.startswith("vis")}
+    assert len(expected) > 30
+    for name, tensor in expected.items():
+        assert torch.equal(loaded[name], tensor), name
+    new = loaded.keys() - expected.keys()
+    assert all(".temporal." in name or name.split(".")[0] not in expected for name in new)
+
+
+def test_text_tower_alone_loads_from_clip(clip_model, clip_folder):
+    loaded = ILATextModel.from_pretrained(clip_folder).state_dict()
+    for name, tensor in clip_model.text_model.state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+def test_vision_tower_loads_from_a_saved_vision_tower(clip_model, tmp_path):
+    tower = CLIPVisionModel(clip_model.config.vision_config)
+    tower.load_state_dict(clip_model.vision_model.state_dict())
+    tower.save_pretrained(tmp_path)
+    loaded = ILAVisionModel.from_pretrained(tmp_path).state_dict()
+    for name, tensor in tower.state_dict().items():
+        assert torch.equal(loaded[name], tensor), name
+
+
+def check_new_weights(model):
+    """The initial values that the design states, whichever way the model was built."""
+    for name, tensor in model.state_dict().items():
+        assert tensor.isfinite().all(), name
+        parts = name.split(".")
+        if ".prediction.fc2." in name or "aligned_out" in parts or "interaction_out" in parts:
+            assert not tensor.any(), name
+        elif parts[-1] == "jitter_scale" or parts[-1] == "running_var":
+            assert (tensor == 1).all(), name
+        elif parts[-1] in ("running_mean", "num_batches_tracked"):
+            assert not tensor.any(), name
+        elif parts[-1] == "alpha":
+            assert (tensor == torch.tensor(0.1)).all()
+        elif ".interaction." in name and tensor.ndim == 4:
+            fan_in = tensor[0].numel()  # uniform on ±1/sqrt(fan_in)
+            assert tensor.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.15), name
+        elif parts[-1] == "weight" and parts[0] == "prompt" and tensor.ndim == 2:
+            assert tensor.std() == pytest.approx(0.02, rel=0.1), name
+        elif name in ("classifier.weight", "integration.position_embedding"):
+            assert tensor.std() == pytest.approx(0.02, rel=0.2)
+        elif name.startswith("integration") and name.endswith("q_proj.weight"):
+            assert tensor.std() == pytest.approx(64**-0.5 * 2**-0.5, rel=0.1)
+        elif name == "class_texts.input_ids":
+            assert (tensor == -1).all()
+
+
+@pytest.mark.parametrize("architecture", ["paper", "released"])
+@pytest.mark.parametrize("model_class", [ILAVisionModel, ILAModel, *HEADS])
+def test_new_weights_are_initialised(clip_folder, model_class, architecture):
+    check_new_weights(load_from_clip(model_class, clip_folder, architecture))
+    config = tiny_config({"architecture": architecture})
+    check_new_weights(model_class(config.vision_config if model_class is ILAVisionModel else config))
+
+
+def test_clip_weights_are_initialised_as_by_clip():
+    model = ILAModel(tiny_config({"initializer_range": 0.02}))
+    layer = model.vision_model.encoder.layers[0]
+    expected = {
+        layer.self_attn.q_proj.weight: 64**-0.5 * 6**-0.5,
+        layer.self_attn.out_proj.weight: 64**-0.5,
+        layer.mlp.fc1.weight: 128**-0.5,
+        layer.mlp.fc2.weight: 64**-0.5 * 6**-0.5,
+        model.vision_model.embeddings.patch_embedding.weight: 0.02,
+        model.visual_projection.weight: 64**-0.5,
+        ILAForVideoClassification(model.config).visual_projection.weight: 64**-0.5,
+    }
+    for weight, std in expected.items():
+        assert float(weight.detach().std()) == pytest.approx(std, rel=0.05)
+    assert float(model.logit_scale.detach()) == pytest.approx(2.6592)
+
+
+def clip_frame_features(clip_model, clips):
+    outputs = clip_model.vision_model(clips.flatten(0, 1))
+    return outputs.last_hidden_state.unflatten(0, clips.shape[:2]), outputs.pooler_output.unflatten(0, clips.shape[:2])
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_released_architecture_starts_as_clip(clip_model, clip_folder, clips, mode):
+    model = load_from_clip(ILAVisionModel, clip_folder, "released").train(mode == "train")
+    tokens, pooled = clip_frame_features(clip_model, clips)
+    outputs = model(clips)
+    assert torch.equal(outputs.last_hidden_state, tokens)
+    assert torch.equal(outputs.pooler_output, pooled)
+
+
+@pytest.mark.parametrize("interaction_token", [False, True])
+def test_paper_architecture_without_its_tokens_is_clip(clip_model, clip_folder, clips, interaction_token):
+    config = ILAVisionModel.config_class.from_pretrained(clip_folder)
+    config.interaction_token = interaction_token
+    model = ILAVisionModel.from_pretrained(clip_folder, config=config).eval()
+    length = (config.image_size // config.patch_size) ** 2 + 1
+
+    def mask_appended_tokens(module, args, kwargs):
+        total = kwargs["hidden_states"].shape[1]
+        assert total == length + 1 + interaction_token
+        mask = torch.zeros(1, 1, total, total)
+        mask[..., length:] = -torch.inf
+        return args, {**kwargs, "attention_mask": mask}
+
+    assert not torch.allclose(model(clips).pooler_output, clip_frame_features(clip_model, clips)[1], atol=1e-3)
+    for layer in model.encoder.layers:
+        layer.self_attn.register_forward_pre_hook(mask_appended_tokens, with_kwargs=True)
+    tokens, pooled = clip_frame_features(clip_model, clips)
+    outputs = model(clips)
+    torch.testing.assert_close(outputs.last_hidden_state, tokens, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(outputs.pooler_output, pooled, atol=1e-6, rtol=1e-6)
+
+
+def test_layers_that_do_not_align_are_clips(clip_model, clip_folder, clips):
+    config = ILAVisionModel.config_class.from_pretrained(clip_folder)
+    config.alignment_layers = []
+    model = ILAVisionModel.from_pretrained(clip_folder, config=config).eval()
+    outputs = model(clips, output_alignments=True)
+    assert torch.equal(outputs.pooler_output, clip_frame_features(clip_model, clips)[1])
+    assert outputs.interactive_points == ()
+    assert outputs.alignment_loss == 0
+
+
+# --- The trunk ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_shapes_of_all_outputs(tiny_model, clips, variant):
+    model = tiny_model(vision={**VARIANTS[variant], "alignment_layers": [0, 2] if variant != "none" else []})
+    model.set_attn_implementation("eager")
+    outputs = model(
+        clips,
+        labels=torch.tensor([0, 1]),
+        output_hidden_states=True,
+        output_attentions=True,
+        output_alignments=True,
+    )
+    appended = {"token": 2, "released": 0, "none": 0}.get(variant, 1)
+    aligned = 0 if variant == "none" else 2
+    assert outputs.logits.shape == (2, 8)
+    assert [x.shape for x in outputs.hidden_states] == [(2, 8, 17, 64)] * 4
+    sizes = [17 + appended, 17, 17 + appended]
+    assert [x.shape for x in outputs.attentions] == [(16, 2, size, size) for size in sizes]
+    assert [x.shape for x in outputs.interactive_points] == [(2, 7, 2, 2)] * aligned
+    assert [x.shape for x in outputs.alignment_masks] == [(2, 7, 2, 4, 4)] * aligned
+    assert [x.shape for x in outputs.mutual_information_tokens] == [(2, 7, 2, 64)] * aligned
+    assert outputs.alignment_loss == sum(outputs.alignment_losses)
+    expected = outputs.classification_loss + 0.1 * outputs.alignment_loss
+    torch.testing.assert_close(outputs.loss, expected)
+
+
+def test_alignments_only_on_request(tiny_model, clips):
+    outputs = tiny_model()(clips)
+    assert outputs.interactive_points is None
+    assert outputs.hidden_states is None
+    assert outputs.loss is None
+    assert outputs.alignment_loss > 0
+    assert isinstance(tiny_model()(clips, return_dict=False), tuple)
+
+
+def test_model_outputs(tiny_model, clips):
+    model = tiny_model(ILAModel)
+    input_ids = tiny_tokenizer()(list(MOTIONS[:2]), padding=True, return_tensors="pt")
+    outputs = model(pixel_values=clips, return_loss=True, **input_ids)
+    assert outputs.logits_per_video.shape == (2, 2)
+    assert torch.equal(outputs.logits_per_text, outputs.logits_per_video.t())
+    assert outputs.video_embeds.shape == (2, 64)
+    assert outputs.text_embeds.shape == (2, 2, 64)
+    assert isinstance(outputs.vision_model_output, BaseModelOutputWithPooling)
+    norms = outputs.text_embeds.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    cosines = (outputs.text_embeds * outputs.video_embeds[:, None]).sum(-1)
+    torch.testing.assert_close(outputs.logits_per_video, model.logit_scale.exp() * cosines)
+    with pytest.raises(ValueError, match=r"one text per clip, got \(2, 8\)"):
+        model(
+            pixel_values=clips, return_loss=True, **tiny_tokenizer()(list(MOTIONS), padding=True, return_tensors="pt")
+        )
+
+
+def test_attention_backends_agree(tiny_model, clips):
+    model = tiny_model(vision={"interaction_token": True})
+    model.set_attn_implementation("eager")
+    eager = model(clips).logits
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(model(clips).logits, eager, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("interaction_token", [False, True])
+def test_pairing_the_first_frame_with_itself_makes_the_trunk_causal(tiny_model, clips, interaction_token):
+    model = tiny_model(ILAVisionModel, vision={"first_frame": "self", "interaction_token": interaction_token})
+    before = model(clips, output_hidden_states=True)
+    for t in range(1, clips.shape[1]):
+        changed = clips.clone()
+        changed[:, t] = torch.randn_like(changed[:, t])
+        after = model(changed, output_hidden_states=True)
+        for one, other in zip(before.hidden_states, after.hidden_states, strict=True):
+            assert torch.equal(one[:, :t], other[:, :t])
+        assert torch.equal(before.pooler_output[:, :t], after.pooler_output[:, :t])
+        assert not torch.equal(before.pooler_output[:, t], after.pooler_output[:, t])
+
+
+def test_the_default_trunk_is_not_causal(tiny_model, clips):
+    model = tiny_model(ILAVisionModel)
+    changed = clips.clone()
+    changed[:, 1] = 0
+    assert not torch.equal(model(clips).pooler_output[:, 0], model(changed).pooler_output[:, 0])
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("training", [False, True])
+def test_other_frame_counts(tiny_model, variant, training):
+    model = tiny_model(vision=VARIANTS[variant], training=training)
+    for num_frames in (1, 2, 5, 16):
+        outputs = model(torch.randn(2, num_frames, 3, 32, 32), labels=torch.tensor([0, 1]), output_alignments=True)
+        assert outputs.loss.isfinite()
+        assert all(points.shape == (2, num_frames - 1, 2, 2) for points in outputs.interactive_points)
+        if num_frames == 1:
+            assert outputs.alignment_loss == 0
+        if training:
+            outputs.loss.backward()
+            assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_temporal_positions_are_interpolated_linearly(tiny_model):
+    model = tiny_model()
+    with torch.no_grad():
+        model.integration.position_embedding.copy_(torch.arange(8.0)[None, :, None].expand(1, 8, 64))
+    seen = []
+    model.integration.layers[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.integration(torch.zeros(1, 4, 64))
+    torch.testing.assert_close(seen[0][0, :, 0], torch.tensor([0.5, 2.5, 4.5, 6.5]))
+
+
+def test_other_frame_sizes_need_interpolation(tiny_model):
+    model = tiny_model()
+    clips = torch.randn(1, 2, 3, 48, 40)
+    with pytest.raises(ValueError, match=r"48\*40.*32\*32"):
+        model(clips)
+    assert model(clips, interpolate_pos_encoding=True).logits.shape == (1, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_precisions_and_constant_frames(tiny_model, clips, variant, dtype):
+    reference = tiny_model(vision=VARIANTS[variant])(clips)
+    model = tiny_model(vision=VARIANTS[variant]).to(dtype)
+    outputs = model(clips.to(dtype), output_alignments=True)
+    assert outputs.logits.dtype == torch.float32
+    assert outputs.alignment_loss.dtype == torch.float32
+    assert all(masks.dtype == torch.float32 for masks in outputs.alignment_masks)
+    torch.testing.assert_close(outputs.logits, reference.logits, atol=0.3, rtol=0.05)
+    model.train()
+    for value in (0.0, 1.0, -2.0):
+        outputs = model(torch.full((2, 8, 3, 32, 32), value, dtype=dtype), labels=torch.tensor([0, 1]))
+        assert outputs.loss.isfinite()
+        outputs.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_autocast(tiny_model, clips):
+    model = tiny_model()
+    expected = model(clips).logits
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(clips, labels=torch.tensor([0, 1]), output_alignments=True)
+    assert outputs.logits.dtype == outputs.loss.dtype == outputs.alignment_masks[0].dtype == torch.float32
+    torch.testing.assert_close(outputs.logits, expected, atol=0.3, rtol=0.05)
+
+
+@pytest.mark.parametrize("use_reentrant", [True, False])
+@pytest.mark.parametrize("variant", ["token", "released"])
+def test_activation_checkpointing_changes_nothing(tiny_model, clips, variant, use_reentrant):
+    plain = tiny_model(vision=VARIANTS[variant], training=True)
+    checkpointed = copy.deepcopy(plain)
+    # its name since transformers 5.23, and before
+    enable = getattr(checkpointed, "activation_checkpointing_enable", checkpointed.gradient_checkpointing_enable)
+    enable({"use_reentrant": use_reentrant})
+    for model in (plain, checkpointed):
+        model(clips, labels=torch.tensor([3, 4])).loss.backward()
+    expected = dict(plain.named_parameters())
+    for name, parameter in checkpointed.named_parameters():
+        assert (parameter.grad is None) == (expected[name].grad is None), name
+        if parameter.grad is not None:
+            torch.testing.assert_close(parameter.grad, expected[name].grad, msg=name)
+    # BatchNorm saw the batch once
+    buffers = dict(plain.named_buffers())
+    assert any(name.endswith("running_mean") for name in buffers)
+    for name, buffer in checkpointed.named_buffers():
+        assert torch.equal(buffer, buffers[name]), name
+
+
+def test_mask_jitter_decays_and_is_saved(tiny_model, tmp_path, clips):
+    model = tiny_model()
+    masks = [layer.temporal.alignment.mask for layer in model.vision_model.encoder.layers]
+    for epoch, scale in ((0, 1.0), (29, 1.0), (30, 0.5), (31, 0.25), (33, 0.0625)):
+        model.set_mask_jitter_epoch(epoch)
+        assert all(float(mask.jitter_scale) == scale for mask in masks)
+    model.save_pretrained(tmp_path)
+    loaded = ILAForVideoTextClassification.from_pretrained(tmp_path).train()
+    for layer in loaded.vision_model.encoder.layers:
+        assert float(layer.temporal.alignment.mask.jitter_scale) == 0.0625
+    model.train()
+    before = model(clips, output_alignments=True).alignment_masks[0]
+    model.set_mask_jitter_epoch(0)
+    assert not torch.equal(model(clips, output_alignments=True).alignment_masks[0], before)
+
+
+def test_freeze(tiny_model, clips):
+    def trained(model):
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    model = tiny_model(training=True)
+    every = trained(model)
+    model.freeze("text")
+    assert every - trained(model) == {n for n in every if n.startswith(("text_model.", "text_projection."))}
+    model.freeze("clip")
+    new = ("integration.", "prompt.")
+    assert trained(model) == {n for n in every if ".temporal." in n or n.startswith(new)}
+    model(clips, labels=torch.tensor([0, 1])).loss.backward()
+    assert {n for n, p in model.named_parameters() if p.grad is not None} == trained(model)
+
+    vision = tiny_model(ILAVisionModel)
+    vision.freeze("vision")
+    assert all(".temporal." in name for name in trained(vision))
+    assert trained(vision)
+    with pytest.raises(ValueError, match=r"'head'.*'text', 'vision', 'clip'"):
+        model.freeze("head")
+
+
+# --- Labels and class texts ---------------------------------------------------------------------------------------
+
+
+def test_soft_labels(tiny_model, clips):
+    model = tiny_model()
+    ids = torch.tensor([2, 5])
+    hard = model(clips, labels=ids).classification_loss
+    one_hot = torch.nn.functional.one_hot(ids, 8).float()
+    torch.testing.assert_close(model(clips, labels=one_hot).classification_loss, hard)
+    mixed = 0.3 * one_hot + 0.7 * one_hot.flip(0)
+    log_probabilities = model(clips).logits.log_softmax(1)
+    expected = -(mixed * log_probabilities).sum(1).mean()
+    torch.testing.assert_close(model(clips, labels=mixed).classification_loss, expected)
+
+
+def test_several_labels_per_clip(tiny_model, clips):
+    model = tiny_model(ILAForVideoClassification, num_labels=5, problem_type="multi_label_classification")
+    labels = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1]])
+    outputs = model(clips, labels=labels)
+    p = outputs.logits.sigmoid()
+    expected = -(labels * p.log() + (1 - labels) * (1 - p).log()).mean()
+    torch.testing.assert_close(outputs.classification_loss, expected)
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 8]), r"in \[0, 7\] for 8 classes, got \[8\]"),
+        (torch.tensor([-100, 0]), r"in \[0, 7\] for 8 classes, got \[-100\]"),
+        (torch.tensor([0, 1, 2]), r"one class id per clip, \(2,\), got shape \(3,\)"),
+        (torch.tensor([[0], [1]]), r"one class id per clip, \(2,\), got shape \(2, 1\)"),
+        (torch.ones(2, 9), r"\(B, K\) = \(2, 8\) like the logits, got \(2, 9\)"),
+    ],
+)
+def test_bad_labels(tiny_model, clips, model_class, labels, message):
+    model = tiny_model(model_class, num_labels=8)
+    with pytest.raises(ValueError, match=message):
+        model(clips, labels=labels)
+
+
+@pytest.mark.parametrize("model_class", [ILAVisionModel, *HEADS])
+@pytest.mark.parametrize(
+    ("pixel_values", "message"),
+    [
+        (None, "`pixel_values` is missing"),
+        (torch.zeros(8, 3, 32, 32), r"five dimensions, \(B, T, 3, H, W\), got shape \(8, 3, 32, 32\)"),
+        (torch.zeros(1, 8, 4, 32, 32), r"3 channels, \(B, T, 3, H, W\), got \(1, 8, 4, 32, 32\)"),
+        (torch.zeros(1, 0, 3, 32, 32), r"at least one clip and one frame.*got \(1, 0, 3, 32, 32\)"),
+        (torch.zeros(0, 8, 3, 32, 32), r"at least one clip and one frame.*got \(0, 8, 3, 32, 32\)"),
+        (torch.zeros(1, 8, 3, 32, 32, dtype=torch.uint8), "floating point, got torch.uint8: ILAVideoProcessor"),
+        (torch.zeros(1, 8, 3, 32, 24), r"32×24 give 4×3 patches of 8 pixels.*at least 32×32 pixels"),
+    ],
+)
+def test_bad_clips(tiny_model, model_class, pixel_values, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model(model_class)(pixel_values, interpolate_pos_encoding=True)
+
+
+def test_class_texts_are_saved_with_the_model(tiny_model, clips, tmp_path):
+    model = tiny_model()
+    model.set_class_texts(["a b c", "x"], tiny_tokenizer())
+    assert model.config.id2label == {0: "a b c", 1: "x"}
+    assert model.config.label2id == {"a b c": 0, "x": 1}
+    expected = model(clips).logits
+    model.save_pretrained(tmp_path)
+    loaded = ILAForVideoTextClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(loaded(clips).logits, expected)
+    assert loaded.config.id2label == {0: "a b c", 1: "x"}
+
+
+def test_class_texts_as_ids_and_per_call(tiny_model, clips):
+    model = tiny_model()
+    inputs = tiny_tokenizer()(list(MOTIONS), padding=True, return_tensors="pt")
+    expected = model(clips).logits
+    torch.testing.assert_close(model(clips, **inputs).logits, expected)
+    other = tiny_tokenizer()(["one", "two", "three"], padding=True, return_tensors="pt")
+    assert model(clips, **other).logits.shape == (2, 3)  # the texts of the call win
+    model.set_class_texts(inputs["input_ids"])
+    assert model.config.id2label[3] == MOTIONS[3]  # the names stay where their number stays
+    torch.testing.assert_close(model(clips).logits, expected)
+    model.set_class_texts(other["input_ids"])
+    assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
+    model.set_class_texts(other["input_ids"], labels=["1", "2", "3"])
+    assert model.config.id2label == {0: "1", 1: "2", 2: "3"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "arguments", "message"),
+    [
+        ([], {}, "`texts` is empty"),
+        (torch.zeros(0, 5, dtype=torch.long), {}, "`texts` is empty"),
+        (["run"], {}, "'run' need `tokenizer`"),
+        (["run"], {"labels": ["a", "b"]}, "2 `labels` for 1 class texts"),
+        (["go", "x" * 90], {"tokenizer": tiny_tokenizer()}, "'xxx.*' has 92 tokens; the text tower takes 77"),
+        (torch.ones(2, 78, dtype=torch.long), {}, r"S up to 77, got shape \(2, 78\)"),
+        (torch.ones(7, dtype=torch.long), {}, r"must be \(K, S\).*got shape \(7,\)"),
+        (torch.full((1, 5), 514), {}, r"in \[0, 513\], got values from 514 to 514"),
+        (torch.tensor([[512, 5, 513], [512, 5, 5]]), {}, r"Class text 1 has no end-of-text token \(id 513\)"),
+    ],
+)
+def test_bad_class_texts(tiny_model, texts, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model().set_class_texts(texts, **arguments)
+
+
+def test_a_model_without_class_texts_says_so(clips):
+    with pytest.raises(ValueError, match="no class texts: call `set_class_texts` or pass `input_ids`"):
+        ILAForVideoTextClassification(tiny_config())(clips)
+
+
+class TestTextFeatures:
+    """Text features are computed once while the text tower does not train, and are never stale."""
+
+    @pytest.fixture
+    def model(self, tiny_model):
+        model = tiny_model()
+        model.calls = 0
+
+        def count(module, args, output):
+            model.calls += 1
+
+        model.text_model.register_forward_hook(count)
+        return model
+
+    @torch.no_grad()
+    def check(self, model, clips, calls):
+        """The logits are those of texts encoded afresh, after `calls` runs of the text tower."""
+        logits = model(clips).logits
+        assert model.calls == calls
+        vision = model.get_video_features(clips)
+        fresh = model.get_text_features(model.class_texts.input_ids).pooler_output
+        expected = model.video_text_logits(vision, fresh)[0]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+        model.calls = calls
+
+    def test_reused(self, model, clips):
+        self.check(model, clips, 1)
+        self.check(model, clips, 1)
+
+    def test_new_texts(self, model, clips):
+        self.check(model, clips, 1)
+        model.set_class_texts(["alpha", "beta"], tiny_tokenizer())
+        self.check(model, clips, 2)
+
+    def test_loaded_weights(self, model, clips):
+        self.check(model, clips, 1)
+        model.load_state_dict(
+            {name: x + 0.01 for name, x in model.state_dict().items() if x.is_floating_point()}, False
+        )
+        self.check(model, clips, 2)
+
+    def test_a_training_text_tower(self, model, clips):
+        self.check(model, clips, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for calls in (2, 3):
+            model(clips, labels=torch.tensor([0, 1])).loss.backward()
+            assert model.calls == calls  # it trains: nothing is reused
+            optimizer.step()
+        self.check(model, clips, 4)
+
+    def test_weights_written_behind_autograd(self, model, clips):
+        self.check(model, clips, 1)
+        model.train()
+        model.text_projection.weight.data.mul_(2)
+        model.text_model.final_layer_norm.bias.data.add_(1)
+        model.eval()
+        self.check(model, clips, 2)
+
+    def test_dtype(self, model, clips):
+        self.check(model, clips, 1)
+        model.double()
+        assert model.class_features().dtype == torch.float64
+        model.float()
+        model.calls = 1
+        self.check(model, clips, 2)
+
+    def test_autocast(self, model, clips):
+        self.check(model, clips, 1)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert model.class_features().dtype == torch.bfloat16
+        assert model.class_features().dtype == torch.float32
+
+    def test_features_made_in_inference_mode_serve_training(self, model, clips):
+        model.freeze("text")
+        with torch.inference_mode():
+            model(clips)
+        model(clips, labels=torch.tensor([0, 1])).loss.backward()
+        assert model.calls == 1
+        assert model.prompt.alpha.grad.any()
+
+    def test_a_frozen_tower_is_reused_in_training(self, model, clips):
+        model.freeze("text")
+        model.train()
+        for _ in range(3):
+            model(clips, labels=torch.tensor([0, 1])).loss.backward()
+        assert model.calls == 1
+
+
+def test_released_module_is_the_released_one(tiny_model):
+    model = tiny_model(vision={"architecture": "released"})
+    assert isinstance(model.vision_model.encoder.layers[0].temporal, ILAAlignedResidual)
+
+
+@pytest.mark.parametrize("model_class", [ILAVisionModel, ILATextModel, ILAModel, *HEADS])
+def test_saving_and_loading_keeps_every_tensor(tiny_model, tmp_path, model_class):
+    model = tiny_model(model_class, vision={"interaction_token": True})
+    model.save_pretrained(tmp_path)
+    loaded = model_class.from_pretrained(tmp_path)
+    expected = model.state_dict()
+    assert loaded.state_dict().keys() == expected.keys()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name

@@ -1,0 +1,87 @@
+"""Processor and auto classes: everything loads from one folder."""
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    AutoVideoProcessor,
+    pipeline,
+)
+
+from ila_hf import (
+    ILAConfig,
+    ILAForVideoClassification,
+    ILAForVideoTextClassification,
+    ILAModel,
+    ILAProcessor,
+    ILATextModel,
+    ILAVideoProcessor,
+    ILAVisionModel,
+)
+from ila_hf.tiny import tiny_config, tiny_processor
+
+
+@pytest.fixture
+def processor():
+    return tiny_processor(tiny_config())
+
+
+@pytest.fixture
+def folder(tiny_model, processor, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_videos_and_texts(processor, video_file):
+    inputs = processor(videos=video_file, text=["one", "two words"], padding=True, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 8, 3, 32, 32)
+    assert inputs["input_ids"].shape == inputs["attention_mask"].shape == (2, 10)
+    assert processor.batch_decode(inputs["input_ids"], skip_special_tokens=True) == ["one", "two words"]
+    assert set(processor.model_input_names) == {"input_ids", "attention_mask", "pixel_values"}
+
+
+def test_saving_and_loading(processor, tmp_path, video_file):
+    processor.save_pretrained(tmp_path)
+    loaded = ILAProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    for name, value in processor(videos=video_file, text="one", return_tensors="pt").items():
+        assert torch.equal(loaded(videos=video_file, text="one", return_tensors="pt")[name], value)
+
+
+def test_auto_classes(folder):
+    assert type(AutoConfig.from_pretrained(folder)) is ILAConfig
+    assert type(AutoModel.from_pretrained(folder)) is ILAModel
+    assert type(AutoModelForVideoClassification.from_pretrained(folder)) is ILAForVideoTextClassification
+    assert type(AutoVideoProcessor.from_pretrained(folder)) is ILAVideoProcessor
+    assert type(AutoProcessor.from_pretrained(folder)) is ILAProcessor
+    assert len(AutoTokenizer.from_pretrained(folder)) == 514
+
+
+def test_auto_classes_take_configurations():
+    config = tiny_config()
+    assert type(AutoModel.from_config(config)) is ILAModel
+    assert type(AutoModel.from_config(config.vision_config)) is ILAVisionModel
+    assert type(AutoModel.from_config(config.text_config)) is ILATextModel
+    assert type(AutoModelForVideoClassification.from_config(config)) is ILAForVideoTextClassification
+
+
+def test_auto_class_of_a_linear_head(tiny_model, tmp_path):
+    tiny_model(ILAForVideoClassification, num_labels=3).save_pretrained(tmp_path)
+    assert type(AutoModelForVideoClassification.from_pretrained(tmp_path)) is ILAForVideoClassification
+
+
+def test_pipeline(folder, video_file, caplog):
+    classify = pipeline("video-classification", model=str(folder))
+    model, processor = classify.model, AutoVideoProcessor.from_pretrained(folder)
+    with torch.no_grad():
+        scores = model(**processor(video_file, return_tensors="pt")).logits.softmax(1)[0]
+    answers = classify(str(video_file), top_k=3)
+    assert [answer["label"] for answer in answers] == [model.config.id2label[int(i)] for i in scores.topk(3).indices]
+    assert [answer["score"] for answer in answers] == pytest.approx(scores.topk(3).values.tolist(), abs=1e-5)
+    assert "not supported" not in caplog.text
+    assert len(classify([str(video_file)] * 2, num_frames=4)) == 2

@@ -1,0 +1,74 @@
+"""Frame sampling against its definition, for many lengths."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from ila_hf import sample_frame_indices
+
+
+LENGTHS = [(n, t) for n in (1, 2, 3, 7, 8, 9, 50, 301) for t in (1, 2, 8, 16)]
+
+
+@pytest.mark.parametrize(("n", "t"), LENGTHS)
+def test_sparse(n, t):
+    assert sample_frame_indices(n, t) == [math.floor((i + 0.5) * n / t) for i in range(t)]
+    seen = [set() for _ in range(t)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        indices = sample_frame_indices(n, t, generator=generator)
+        for i, index in enumerate(indices):
+            assert math.floor(i * n / t) <= index < max(math.ceil((i + 1) * n / t), 1)
+            seen[i].add(index)
+    if n == 50 and t == 8:  # every frame of every segment turns up
+        assert set.union(*seen) == set(range(50))
+
+
+@pytest.mark.parametrize(("n", "t"), LENGTHS)
+def test_uniform(n, t):
+    bounds = [round((n - 1) * i / t) for i in range(t + 1)]
+    expected = [(bounds[i] + bounds[i + 1]) // 2 for i in range(t)]
+    assert sample_frame_indices(n, t, "uniform") == expected
+    seen = [set() for _ in range(t)]
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        for i, index in enumerate(sample_frame_indices(n, t, "uniform", generator=generator)):
+            assert bounds[i] <= index <= bounds[i + 1]
+            seen[i].add(index)
+    if (n, t) == (50, 8):  # both ends included
+        assert all(seen[i] == set(range(bounds[i], bounds[i + 1] + 1)) for i in range(t))
+
+
+def test_dense():
+    assert sample_frame_indices(100, 4, "dense", 8) == [34, 42, 50, 58]
+    assert sample_frame_indices(9, 8, "dense") == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert sample_frame_indices(5, 4, "dense", 3) == [0, 3, 4, 4]  # too short: the last frame repeats
+    generator = torch.Generator().manual_seed(0)
+    starts = set()
+    for _ in range(100):
+        indices = sample_frame_indices(40, 4, "dense", 8, generator)
+        assert [b - a for a, b in itertools.pairwise(indices)] == [8, 8, 8]
+        starts.add(indices[0])
+    assert starts == set(range(9))
+
+
+@pytest.mark.parametrize("strategy", ["sparse", "uniform", "dense"])
+def test_random_choices_come_from_the_generator(strategy):
+    draws = [sample_frame_indices(200, 8, strategy, 4, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 8), "`total_num_frames` must be at least 1, got 0"),
+        ((10, 0), "`num_frames` must be at least 1, got 0"),
+        ((10, 8, "dense", 0), "`frame_sampling_rate` must be at least 1, got 0"),
+        ((10, 8, "random"), r"one of \('sparse', 'uniform', 'dense'\), got 'random'"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sample_frame_indices(*arguments)

@@ -1,0 +1,142 @@
+"""The video processor: kinds of input, drop-in for VideoMAE's, the published preprocessing."""
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from transformers import VideoMAEVideoProcessor
+
+from ila_hf import ILAVideoProcessor, VideoReadError, read_video, sample_frame_indices
+
+
+@pytest.fixture
+def processor():
+    return ILAVideoProcessor(num_frames=4)
+
+
+@pytest.fixture
+def frames():
+    return torch.randint(0, 256, (6, 3, 60, 80), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def pixels(processor, *args, **kwargs):
+    return processor(*args, return_tensors="pt", **kwargs)["pixel_values"]
+
+
+def test_drop_in_for_videomae(frames):
+    for arguments in (
+        {},
+        {"size": {"shortest_edge": 100}, "crop_size": {"height": 90, "width": 70}},
+        {"do_center_crop": False, "do_resize": False},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    ):
+        statistics = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+        arguments = {"size": {"shortest_edge": 256}, **statistics, **arguments}
+        expected = pixels(VideoMAEVideoProcessor(), frames, **arguments)
+        assert torch.equal(pixels(ILAVideoProcessor(), frames, **arguments), expected)
+
+
+def test_published_preprocessing(processor):
+    """Short side to 256, centre crop 224, ImageNet mean and standard deviation."""
+    ramp = torch.arange(512, dtype=torch.float).div(2).byte().expand(1, 3, 256, 512)
+    clip = pixels(processor, ramp)
+    assert clip.shape == (1, 1, 3, 224, 224)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    expected = (ramp[0, 0, 0, 144:368].float() / 255 - mean[:, None]) / std[:, None]
+    torch.testing.assert_close(clip[0, 0, :, 100], expected)
+
+
+def test_frames_that_were_decoded_are_all_kept(processor, frames):
+    for video in (frames, frames.numpy(), frames.permute(0, 2, 3, 1).numpy(), list(frames), frames[None]):
+        assert pixels(processor, video).shape == (1, 6, 3, 224, 224)
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    assert torch.equal(pixels(processor, images), pixels(processor, frames))
+    assert pixels(processor, [images, images]).shape == (2, 6, 3, 224, 224)
+    assert torch.equal(pixels(processor, [frames, frames])[1], pixels(processor, frames)[0])
+
+
+def test_sampling_on_request(processor, frames):
+    expected = pixels(processor, frames)[:, sample_frame_indices(6, 4)]
+    assert torch.equal(pixels(processor, frames, do_sample_frames=True), expected)
+    short = pixels(processor, frames[:3], do_sample_frames=True)  # fewer than four: frames repeat
+    assert torch.equal(short, pixels(processor, frames)[:, [0, 1, 1, 2]])
+    uniform = pixels(processor, frames, do_sample_frames=True, sampling_strategy="uniform", num_frames=2)
+    assert torch.equal(uniform, pixels(processor, frames)[:, sample_frame_indices(6, 2, "uniform")])
+    dense = pixels(
+        processor, frames, do_sample_frames=True, sampling_strategy="dense", frame_sampling_rate=2, num_frames=2
+    )
+    assert torch.equal(dense, pixels(processor, frames)[:, [1, 3]])
+
+
+def test_files_are_sampled(processor, numbered_video):
+    decoded, _ = read_video(numbered_video)
+    expected = pixels(processor, decoded[sample_frame_indices(40, 4)])
+    for video in (str(numbered_video), numbered_video, numbered_video.read_bytes(), numbered_video.open("rb")):
+        assert torch.equal(pixels(processor, video), expected)
+    assert torch.equal(pixels(processor, [numbered_video, str(numbered_video)]), expected.repeat(2, 1, 1, 1, 1))
+    assert torch.equal(pixels(processor, [[str(numbered_video)], [str(numbered_video)]])[1:], expected)
+    assert pixels(processor, numbered_video, do_sample_frames=False).shape[1] == 40
+    assert pixels(processor, numbered_video, fps=2, do_sample_frames=True).shape[1] == 8
+
+
+def test_files_and_frames_in_one_batch(processor, numbered_video, frames):
+    batch = pixels(processor, [numbered_video, frames], do_sample_frames=True)
+    assert torch.equal(batch[:1], pixels(processor, numbered_video))
+    assert torch.equal(batch[1:], pixels(processor, frames, do_sample_frames=True))
+
+
+def test_metadata(processor, numbered_video):
+    batch = processor(numbered_video, return_metadata=True)
+    assert batch["video_metadata"][0].frames_indices == sample_frame_indices(40, 4)
+    assert batch["video_metadata"][0].fps == 10
+
+
+def test_saving_and_loading(tmp_path):
+    processor = ILAVideoProcessor(num_frames=16, sampling_strategy="uniform", size={"shortest_edge": 384})
+    processor.save_pretrained(tmp_path)
+    loaded = ILAVideoProcessor.from_pretrained(tmp_path)
+    assert loaded.to_dict() == processor.to_dict()
+    assert (loaded.num_frames, loaded.sampling_strategy) == (16, "uniform")
+
+
+def test_one_frame_of_grey(processor):
+    assert pixels(processor, np.zeros((2, 1, 40, 50), np.uint8)).shape == (1, 2, 3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("video", "arguments", "message"),
+    [
+        ([], {}, "`videos` is empty"),
+        (np.zeros((0, 40, 50, 3), np.uint8), {}, r"Video 0 has no frames: its shape is \(0, 40, 50, 3\)"),
+        (np.zeros((2, 40, 50, 7), np.uint8), {}, "channel dimension"),
+        (np.zeros((2, 40), np.uint8), {}, "Invalid video input|dimensions"),
+        (3, {}, "Invalid video input"),
+        (np.zeros((4, 40, 50, 3), np.uint8), {"num_frames": 2, "fps": 3}, "exclude each other, got 2 and 3"),
+    ],
+)
+def test_bad_input(processor, video, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(video, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sampling_strategy": "random"}, "sampling_strategy.*random"),
+        ({"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
+        ({"num_frames": "8"}, "num_frames.*'8'|8"),
+        ({"frame_sampling_rate": -1}, "`frame_sampling_rate` must be at least 1, got -1"),
+    ],
+)
+def test_bad_arguments_name_the_value(processor, frames, arguments, message):
+    with pytest.raises((ValueError, StrictDataclassError), match=message):
+        processor(frames, do_sample_frames=True, **arguments)
+
+
+def test_a_file_that_is_not_a_video_is_named(processor, tmp_path):
+    path = tmp_path / "text.mp4"
+    path.write_text("hello")
+    with pytest.raises(VideoReadError, match=r"text\.mp4"):
+        processor(path)
