@@ -118,7 +118,7 @@ def load_config(arguments: ModelArguments) -> ILAConfig:
 
 def is_ila_checkpoint(config: ILAConfig) -> bool:
     """Whether the configuration comes with weights of an ILA model, not of a plain CLIP or none."""
-    return any(name.startswith("ILA") for name in config.architectures)
+    return any(name.startswith("ILA") for name in config.architectures or [])
 
 
 def load_processor(arguments: ModelArguments, config: ILAConfig, needs_tokenizer: bool):
@@ -202,7 +202,9 @@ def main() -> None:
         names = validation.features["label"].names
 
     # 3. Model and processor
-    head = model_args.head or ("linear" if ILAForVideoClassification.__name__ in config.architectures else "text")
+    head = model_args.head or (
+        "linear" if ILAForVideoClassification.__name__ in (config.architectures or []) else "text"
+    )
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     processor = load_processor(model_args, config, needs_tokenizer=head == "text")
     model = load_model(model_args, config, head)

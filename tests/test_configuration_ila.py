@@ -111,6 +111,10 @@ def test_plain_clip_configurations_are_taken_over(tmp_path):
     loaded = ILAConfig.from_pretrained(tmp_path)
     assert loaded.projection_dim == 256
     assert (loaded.vision_config.model_type, loaded.text_config.model_type) == ("ila_vision_model", "ila_text_model")
+    laion = {"vision_config": {"patch_size": 16}, "vision_config_dict": {"patch_size": 16, "hidden_act": "gelu"}}
+    config = ILAConfig(text_config_dict=None, **laion)
+    assert isinstance(config.vision_config, ILAVisionConfig)
+    assert (config.vision_config.patch_size, config.vision_config.hidden_act) == (16, "gelu")
     config = ILAConfig(vision_config=CLIPVisionConfig(hidden_size=1024, num_attention_heads=16))
     assert isinstance(config.vision_config, ILAVisionConfig)
     assert config.vision_config.hidden_size == 1024

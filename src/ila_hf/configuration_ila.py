@@ -193,19 +193,17 @@ class ILAConfig(CLIPConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         # AutoModelForVideoClassification looks for one of our two heads in this list, also where it is not set
         self.architectures = self.architectures or []
-        # transformers < 5.20 would build CLIP's own classes from dictionaries, so ours are built first. A plain CLIP
-        # configuration is taken over field by field.
+        # Built here, not by CLIPConfig: transformers < 5.20 would build CLIP's own classes. A plain CLIP configuration
+        # is taken over field by field; those of LAION hold the fields once more in `text_config_dict` and the like.
         for key, config_class in self.sub_configs.items():
-            value = getattr(self, key)
-            if isinstance(value, config_class):
+            value, again = getattr(self, key), kwargs.pop(f"{key}_dict", None) or {}
+            if isinstance(value, config_class) and not again:
                 continue
-            fields = value.to_dict() if isinstance(value, CLIPTextConfig | CLIPVisionConfig) else dict(value or {})
+            fields = value.to_dict() if isinstance(value, CLIPTextConfig | CLIPVisionConfig) else value or {}
+            fields = {**fields, **again}
             fields.pop("model_type", None)
             setattr(self, key, config_class(**fields))
-        if kwargs.get("text_config_dict") is None and kwargs.get("vision_config_dict") is None:
-            super(CLIPConfig, self).__post_init__(**kwargs)
-        else:
-            super().__post_init__(**kwargs)
+        super(CLIPConfig, self).__post_init__(**kwargs)
 
     def validate_head(self) -> None:
         """Part of the `@strict` validation: integration, prompt and loss."""

@@ -15,12 +15,15 @@ from .modeling_ila import ILAPreTrainedModel
 PREVIOUS_COLOUR, CURRENT_COLOUR = (90, 200, 255), (255, 170, 0)
 
 
-def draw_interactive_points(frames: torch.Tensor, points: torch.Tensor, size: int = 160) -> Image.Image:
+def draw_interactive_points(
+    frames: torch.Tensor, points: torch.Tensor, grid: tuple[int, int], size: int = 160
+) -> Image.Image:
     """Draw the interactive points of one layer on the frames of a clip, side by side.
 
     Args:
         frames (T, 3, H, W): In [0, 1].
         points (T-1, 2, 2): Of the previous and the current frame of every pair, (x, y) in [-1, 1].
+        grid: Rows and columns of patches, (h, w).
         size: Height of a frame in the picture, in pixels.
 
     Returns:
@@ -32,20 +35,21 @@ def draw_interactive_points(frames: torch.Tensor, points: torch.Tensor, size: in
         array = (frame.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         image = Image.fromarray(array).resize((width, size), Image.Resampling.BICUBIC)
         draw = ImageDraw.Draw(image)
-        if t < len(points):
-            _mark(draw, points[t, 0], PREVIOUS_COLOUR, size // 16)
-        if t > 0:
-            _mark(draw, points[t - 1, 1], CURRENT_COLOUR, size // 20)
+        marks = [(points[t, 0], PREVIOUS_COLOUR, size // 16)] if t < len(points) else []
+        marks += [(points[t - 1, 1], CURRENT_COLOUR, size // 20)] if t > 0 else []
+        for point, colour, radius in marks:
+            x, y = pixel_position(point, grid, (size, width))
+            box = (x - radius, y - radius, x + radius, y + radius)
+            draw.ellipse(box, outline=(0, 0, 0), width=5)
+            draw.ellipse(box, outline=colour, width=3)
         picture.paste(image, (width * t, 0))
     return picture
 
 
-def _mark(draw: ImageDraw.ImageDraw, point: torch.Tensor, colour: tuple[int, int, int], radius: int) -> None:
-    # Coordinates run from the centre of the first patch to that of the last; a mark is as exact as a patch is small
-    x, y = (((coordinate + 1) / 2).item() for coordinate in point)
-    x, y = x * draw.im.size[0], y * draw.im.size[1]
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=(0, 0, 0), width=5)
-    draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=3)
+def pixel_position(point: torch.Tensor, grid: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
+    """Where a point lies on a frame of `size` (height, width): at ±1 are the centres of the outer patches."""
+    x, y = ((coordinate + 1) / 2 for coordinate in point.tolist())
+    return (x * (grid[1] - 1) + 0.5) / grid[1] * size[1], (y * (grid[0] - 1) + 0.5) / grid[0] * size[0]
 
 
 @torch.no_grad()
@@ -61,9 +65,10 @@ def visualize_video(model: ILAPreTrainedModel, processor: Any, video: Any) -> Im
     outputs = model.eval()(**inputs, output_alignments=True)
     mean, std = (torch.tensor(x)[:, None, None] for x in (processor.image_mean, processor.image_std))
     frames = inputs["pixel_values"][0].float().cpu() * std + mean
-    rows = [draw_interactive_points(frames, points[0].float().cpu()) for points in outputs.interactive_points]
-    if not rows:
+    if not outputs.interactive_points:
         raise ValueError("The model has no layer that aligns: its `alignment_layers` is empty.")
+    grid = tuple(outputs.alignment_masks[0].shape[-2:])
+    rows = [draw_interactive_points(frames, points[0].float().cpu(), grid) for points in outputs.interactive_points]
     picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))
     for i, row in enumerate(rows):
         picture.paste(row, (0, i * row.height))

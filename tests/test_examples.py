@@ -1,0 +1,192 @@
+"""The example scripts and benchmarks, run as a user runs them, on few clips."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
+
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
+from ila_hf.__main__ import main as ila_hf
+from ila_hf.motion_videos import MOTIONS, make_motion_videos
+from ila_hf.tiny import tiny_config, tiny_tokenizer
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def load_script(path):
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    make_motion_videos(folder, {"train": 24, "validation": 16})
+    return folder
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run the training script with flags; returns its output folder."""
+    script = load_script("examples/run_video_classification.py")
+
+    def call(**arguments):
+        output = tmp_path / "output"
+        flags = ["--output_dir", str(output), "--report_to", "none", "--save_strategy", "no", "--use_cpu", "True"]
+        flags += ["--per_device_train_batch_size", "8", "--num_train_epochs", "1", "--disable_tqdm", "True"]
+        for name, value in arguments.items():
+            flags += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        monkeypatch.setattr(sys, "argv", ["run_video_classification.py", *flags])
+        script.main()
+        return output
+
+    return call
+
+
+def test_train_and_evaluate(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny"), "--architecture", "released"])
+    output = run(
+        model_name_or_path=tmp_path / "tiny",
+        train_dir=videos / "train",
+        validation_dir=videos / "validation",
+        do_train=True,
+        do_eval=True,
+        freeze=["text"],
+        class_text_template="a thing {}",
+    )
+    metrics = json.loads((output / "eval_results.json").read_text())
+    assert 0 <= metrics["eval_top1"] <= metrics["eval_top5"] <= 1
+    lines = (output / "confusion_matrix.csv").read_text().splitlines()
+    assert len(lines) == 9
+    assert sum(int(count) for line in lines[1:] for count in line.split(",")[1:]) == 16
+    model = AutoModelForVideoClassification.from_pretrained(output)
+    assert type(model) is ILAForVideoTextClassification
+    assert model.config.id2label[0] == "circling_clockwise"
+    text = tiny_tokenizer().decode(model.class_texts.input_ids[4], skip_special_tokens=True)
+    assert text.startswith("a thing moving down")
+    before = AutoModelForVideoClassification.from_pretrained(tmp_path / "tiny").state_dict()
+    changed = {name for name, x in model.state_dict().items() if name in before and not torch.equal(x, before[name])}
+    assert not any(name.startswith("text_model.") for name in changed)
+    assert any(".temporal." in name for name in changed)
+
+    # Evaluating what was saved gives the same numbers
+    again = run(model_name_or_path=output, validation_dir=videos / "validation", do_eval=True)
+    assert json.loads((again / "eval_results.json").read_text())["eval_top1"] == metrics["eval_top1"]
+
+
+def test_plain_clip_and_csv(run, videos, tmp_path):
+    config = tiny_config()
+    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
+    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
+    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
+    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    clip.save_pretrained(tmp_path / "clip")
+    tiny_tokenizer().save_pretrained(tmp_path / "clip")
+    files = sorted((videos / "train").glob("*/*.mp4"))
+    lines = ["video,label", *(f"{path},{path.parent.name[:4]}" for path in files)]
+    (tmp_path / "train.csv").write_text("\n".join(lines))
+    output = run(
+        model_name_or_path=tmp_path / "clip",
+        train_file=tmp_path / "train.csv",
+        do_train=True,
+        num_frames=4,
+        interaction_token=True,
+        freeze=["clip"],
+        max_train_samples=16,
+    )
+    model = AutoModelForVideoClassification.from_pretrained(output)
+    assert set(model.config.id2label.values()) == {"circ", "comi", "goin", "movi"}
+    assert (model.config.num_frames, model.config.vision_config.interaction_token) == (4, True)
+    weight = model.vision_model.encoder.layers[1].mlp.fc1.weight
+    assert torch.equal(weight, clip.vision_model.encoder.layers[1].mlp.fc1.weight)
+
+
+def test_from_scratch_with_a_linear_head(run, videos, tmp_path):
+    tiny_config().save_pretrained(tmp_path / "config")
+    output = run(
+        config_name=tmp_path / "config",
+        head="linear",
+        train_dir=videos / "train",
+        validation_dir=videos / "validation",
+        do_train=True,
+        do_eval=True,
+        max_eval_samples=8,
+    )
+    assert type(AutoModelForVideoClassification.from_pretrained(output)) is ILAForVideoClassification
+
+
+def test_errors_come_before_any_work(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    model, train, validation = tmp_path / "tiny", videos / "train", videos / "validation"
+    for arguments, message in (
+        ({"do_train": True, "train_dir": train}, "Give --model_name_or_path"),
+        ({"do_train": True, "model_name_or_path": model}, "--do_train needs --train_dir"),
+        ({"do_eval": True, "model_name_or_path": model, "train_dir": train}, "--do_eval needs --validation_dir"),
+        ({"model_name_or_path": model, "train_dir": train, "train_file": "x.csv"}, "a folder or a csv"),
+        ({"model_name_or_path": model, "train_dir": train, "num_frames": 4}, "--num_frames 4 does not fit"),
+        ({"model_name_or_path": model, "train_dir": train, "freeze": ["all"]}, "Cannot freeze 'all'"),
+        ({"config_name": model, "train_dir": train, "head": "text"}, "Class texts need a tokenizer"),
+        ({"do_eval": True, "model_name_or_path": model, "validation_dir": validation}, "classes that are not among"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(**arguments)
+
+
+def test_flops_of_the_ten_variants():
+    """The counts of the design; the published ones differ by up to 2 % (B/32: -5 %, the last row: +14 %)."""
+    count_flops = load_script("benchmarks/count_flops.py")
+    expected = (37.9, 76.0, 149.3, 299.7, 677.7, 3191, 214.7, 439.9, 893.4, 4231)
+    for name, value in zip(count_flops.PUBLISHED, expected, strict=True):
+        assert count_flops.trunk_flops(name) == pytest.approx(value, rel=0.01)
+    released = {"ila-base-patch32": 49.9, "ila-base-patch16": 198.6}
+    for name, value in released.items():
+        assert count_flops.trunk_flops(name, architecture="released") == pytest.approx(value, rel=0.01)
+
+
+def test_comparison_of_architectures(monkeypatch, tmp_path, capsys):
+    flags = ["--steps", "4", "--eval_steps", "2", "--train_clips", "32", "--test_clips", "16"]
+    monkeypatch.setattr(sys, "argv", ["compare", "--output_dir", str(tmp_path), *flags])
+    load_script("benchmarks/compare_architectures.py").main()
+    results = json.loads((tmp_path / "accuracy.json").read_text())["results"]
+    assert [list(curve) for curve in results.values()] == [["2", "4"]] * 4
+    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+    assert "| paper + interaction token |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_demo_reaches_its_accuracy(tmp_path):
+    """`make demo`, with its own arguments, in another folder."""
+    (tmp_path / "outputs").mkdir()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    for command in (
+        ["-m", "ila_hf", "motion-videos", "--output_dir", "outputs/demo/videos"],
+        ["-m", "ila_hf", "tiny-model", "--interaction_token", "--output_dir", "outputs/demo/untrained"],
+        [str(ROOT / "examples/run_video_classification.py"), str(ROOT / "examples/configs/demo.json")],
+    ):
+        subprocess.run([sys.executable, *command], cwd=tmp_path, env=environment, check=True)
+    report = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "examples/demo_report.py"),
+            *("--model", "outputs/demo/model", "--videos", "outputs/demo/videos/validation"),
+        ],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    metrics = json.loads((tmp_path / "outputs/demo/model/eval_results.json").read_text())
+    assert metrics["eval_top1"] >= 0.9
+    assert f"Held-out top-1: {100 * metrics['eval_top1']:.1f} %" in report
+    assert all(motion in report for motion in MOTIONS)
+    assert (tmp_path / "outputs/demo/model/interactive_points.png").is_file()
