@@ -70,12 +70,13 @@ def test_files(tmp_path):
     make_motion_videos(tmp_path / "b", {"train": 16, "validation": 8}, seed=4)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").glob("*/*/*.mp4"))
     assert len(files) == 24
+    backgrounds = load_backgrounds()
     assert {path.parts[1] for path in files} == {motion.replace(" ", "_") for motion in MOTIONS}
     for path in files:
         assert (tmp_path / "a" / path).read_bytes() == (tmp_path / "b" / path).read_bytes()
         index = int(path.stem)
         frames, metadata = read_video(tmp_path / "a" / path)
-        drawn, motion, fps = draw_clip(index, 4, load_backgrounds())
+        drawn, motion, fps = draw_clip(index, 4, backgrounds)
         assert path.parts[1] == motion.replace(" ", "_")
         assert (metadata.total_num_frames, metadata.fps) == (len(drawn), fps)
         error = np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - drawn.astype(int)).mean()
