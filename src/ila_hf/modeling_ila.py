@@ -25,7 +25,14 @@ from typing import Any, cast
 
 import torch
 from torch import nn
-from transformers import CLIPModel, CLIPPreTrainedModel, CLIPTextModel, CLIPVisionConfig, CLIPVisionModel
+from transformers import (
+    CLIPModel,
+    CLIPPreTrainedModel,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    PreTrainedModel,
+)
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -106,6 +113,8 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        # The layers of torch; CLIP's method of transformers 5.12 passes over them
+        PreTrainedModel._init_weights(self, module)
         super()._init_weights(module)
         if isinstance(module, ILAAlignment | ILAAlignedResidual):
             # torch's own initialisation suits convolutions of 9 to 2D·9 inputs better than one fixed spread
