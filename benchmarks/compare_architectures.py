@@ -2,7 +2,8 @@
 
     python benchmarks/compare_architectures.py --output_dir outputs/compare
 
-The clips are those of `ila-hf motion-videos`, kept in memory. Writes accuracy.json and accuracy.png and prints the
+The clips are drawn as those of `ila-hf motion-videos`, but kept in memory and not encoded; "no alignment" is CLIP's
+trunk with the same integration transformer over the frames. Writes compare_architectures.json and .png and prints the
 table that the README shows. 50 % is what a bag of frames can reach: every motion has its opposite among the classes.
 """
 
@@ -105,14 +106,16 @@ def main() -> None:
     data["train"], data["train_labels"] = make_clips(0, arguments.train_clips, arguments.seed)
     data["test"], data["test_labels"] = make_clips(arguments.train_clips, arguments.test_clips, arguments.seed)
     results = {name: train(name, data, arguments) for name in arguments.variants}
-    (output / "accuracy.json").write_text(json.dumps({"arguments": vars(arguments), "results": results}, indent=2))
+    (output / "compare_architectures.json").write_text(
+        json.dumps({"arguments": vars(arguments), "results": results}, indent=2)
+    )
     for name, curve in results.items():
         plt.plot(list(curve), [100 * value for value in curve.values()], label=name)
     plt.axhline(50, color="grey", linestyle=":", label="bag of frames")
     plt.xlabel("steps of 32 clips")
     plt.ylabel("held-out top-1, %")
     plt.legend()
-    plt.savefig(output / "accuracy.png", dpi=120)
+    plt.savefig(output / "compare_architectures.png", dpi=120)
     shown = [s for s in (100, 200, 300, 500, 700, 1000) if s <= arguments.steps and s % arguments.eval_steps == 0]
     print(table(results, shown))
 

@@ -36,6 +36,7 @@ from ila_hf import (
     ILAProcessor,
     ILAVideoProcessor,
 )
+from ila_hf.training import MaskJitterCallback
 from ila_hf.video_data import ClipTransform, collate_clips, load_video_csv, load_video_folder
 
 
@@ -105,7 +106,7 @@ def load_config(arguments: ModelArguments) -> ILAConfig:
     if source is None:
         raise ValueError("Give --model_name_or_path to fine-tune a model, or --config_name to train from scratch.")
     config = ILAConfig.from_preset(source) if source in PRESET_NAMES else ILAConfig.from_pretrained(source)
-    vision, is_ila = config.vision_config, is_ila_checkpoint(config)
+    vision, is_ila = config.vision_config, is_ila_checkpoint(arguments, config)
     for name, target in (("num_frames", config), ("interaction_token", vision)):
         value = getattr(arguments, name)
         if value is None:
@@ -113,25 +114,23 @@ def load_config(arguments: ModelArguments) -> ILAConfig:
         if is_ila and value != getattr(target, name):
             raise ValueError(f"--{name} {value} does not fit {source!r}, which was made with {getattr(target, name)}.")
         setattr(target, name, value)
+        target.validate()
     return config
 
 
-def is_ila_checkpoint(config: ILAConfig) -> bool:
-    """Whether the configuration comes with weights of an ILA model, not of a plain CLIP or none."""
-    return any(name.startswith("ILA") for name in config.architectures or [])
+def is_ila_checkpoint(arguments: ModelArguments, config: ILAConfig) -> bool:
+    """Whether the weights are those of an ILA model, not of a plain CLIP, and not new."""
+    names = config.architectures or []
+    return arguments.model_name_or_path is not None and any(name.startswith("ILA") for name in names)
 
 
 def load_processor(arguments: ModelArguments, config: ILAConfig, needs_tokenizer: bool):
-    """Processor of the model, or a new one with the tokenizer of the model."""
-    source = arguments.processor_name or (arguments.model_name_or_path if is_ila_checkpoint(config) else None)
-    if source is not None:
-        return AutoProcessor.from_pretrained(source) if needs_tokenizer else AutoVideoProcessor.from_pretrained(source)
-    size = config.vision_config.image_size
-    video_processor = ILAVideoProcessor(
-        size={"shortest_edge": round(size * 256 / 224)},
-        crop_size={"height": size, "width": size},
-        num_frames=config.num_frames,
-    )
+    """Processor of the model, or a new one with the tokenizer of the model; --tokenizer_name wins."""
+    is_ila = is_ila_checkpoint(arguments, config)
+    source = arguments.processor_name or (arguments.model_name_or_path if is_ila else None)
+    if source is not None and needs_tokenizer and arguments.tokenizer_name is None:
+        return AutoProcessor.from_pretrained(source)
+    video_processor = AutoVideoProcessor.from_pretrained(source) if source else ILAVideoProcessor.from_config(config)
     if not needs_tokenizer:
         return video_processor
     tokenizer = arguments.tokenizer_name or arguments.model_name_or_path
@@ -180,6 +179,8 @@ def main() -> None:
         model_args, data_args, training_args = parser.parse_args_into_dataclasses()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     set_seed(training_args.seed)
+    if training_args.label_smoothing_factor:
+        raise ValueError("--label_smoothing_factor would replace the model's loss and lose that of the alignment.")
     training_args.remove_unused_columns = False  # clips are made from the columns when they are asked for
 
     # 2. Data: the classes are those of the training split; without one, those of the model
@@ -187,7 +188,7 @@ def main() -> None:
     train = load_split(data_args.train_dir, data_args.train_file, data_args.max_train_samples, training_args.seed)
     if training_args.do_train and train is None:
         raise ValueError("--do_train needs --train_dir or --train_file.")
-    has_classes = train is None and is_ila_checkpoint(config)
+    has_classes = train is None and is_ila_checkpoint(model_args, config)
     names = [config.id2label[i] for i in range(config.num_labels)] if has_classes else None
     names = train.features["label"].names if train else names
     limit = data_args.max_eval_samples
@@ -202,9 +203,9 @@ def main() -> None:
         names = validation.features["label"].names
 
     # 3. Model and processor
-    head = model_args.head or (
-        "linear" if ILAForVideoClassification.__name__ in (config.architectures or []) else "text"
-    )
+    is_linear = ILAForVideoClassification.__name__ in (config.architectures or [])
+    is_linear |= (model_args.config_name or "").endswith("ssv2")
+    head = model_args.head or ("linear" if is_linear else "text")
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     processor = load_processor(model_args, config, needs_tokenizer=head == "text")
     model = load_model(model_args, config, head)
@@ -223,6 +224,7 @@ def main() -> None:
         processing_class=processor,
         data_collator=collate_clips,
         compute_metrics=compute_metrics,
+        callbacks=[MaskJitterCallback()],
     )
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)

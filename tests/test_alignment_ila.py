@@ -258,6 +258,39 @@ def test_mask_equals_the_patchwise_definition(tiny_model, euclidean, training):
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
+def test_the_constants_of_the_mask_come_from_the_configuration(tiny_model):
+    config = tiny_model().config.vision_config
+    config.mask_peak, config.mask_radius, config.mask_slope = 2.0, 0.1, 0.7
+    config.mask_jitter, config.mask_jitter_decay_epoch = 0.3, 5
+    point = torch.tensor([0.2, -0.3])
+
+    def expected(shifts):
+        mask = torch.zeros(4, 6)
+        for i in range(4):
+            for j in range(6):
+                for a in shifts:
+                    for b in shifts:
+                        dx = abs(-1 + 2 * j / 5 - float(point[0]) - 0.3 * a)
+                        dy = abs(-1 + 2 * i / 3 - float(point[1]) - 0.3 * b)
+                        profiles = [max(2.0 - 0.7 * max(d - 0.1, 0.0), 0.0) for d in (dx, dy)]
+                        mask[i, j] += profiles[0] * profiles[1] / len(shifts) ** 2
+        return mask
+
+    mask = ILAMask(config).eval()
+    torch.testing.assert_close(mask(point, 4, 6), expected([0]), atol=1e-6, rtol=0)
+    mask.set_epoch(6)  # s = 1/4
+    torch.testing.assert_close(mask.train()(point, 4, 6), expected([-0.25, 0, 0.25]), atol=1e-6, rtol=0)
+
+
+def test_points_stay_in_their_range(tiny_model, clips):
+    model = tiny_model(vision={"point_range": 0.5})
+    with torch.no_grad():
+        for layer in model.vision_model.encoder.layers:
+            layer.temporal.alignment.prediction.fc2.bias.fill_(20.0)
+    points = model(clips, output_alignments=True).interactive_points
+    assert all(torch.equal(x, torch.full_like(x, 0.5)) for x in points)
+
+
 def test_euclidean_mask_has_finite_gradients_on_the_point(tiny_model):
     config = tiny_model().config.vision_config
     config.mask_distance = "euclidean"

@@ -4,6 +4,7 @@ import json
 import sys
 import types
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -153,8 +154,15 @@ def without(name):
             lambda weights: {**weights, "mit.classify_head.0.weight": torch.zeros(64)},
             r"unexpected: norm\.weight",
         ),
-        (without("visual.conv1.weight"), r"is not an ILA checkpoint: it has no 'visual\.conv1\.weight'"),
-        (lambda weights: {"a": torch.zeros(1)}, r"is not an ILA checkpoint: it has no .*; it has \['a'\]"),
+        (without("visual.conv1.weight"), r"is not an ILA checkpoint: no visual\.conv1\.weight; it has"),
+        (without("visual.proj"), r"is not an ILA checkpoint: no visual\.proj; it has"),
+        (without("positional_embedding"), r"is not an ILA checkpoint: no positional_embedding; it has"),
+        (without("logit_scale"), r"missing: logit_scale$"),
+        (
+            lambda weights: {**weights, "visual.conv1.weight": torch.zeros(4), "visual.proj": torch.zeros(())},
+            r"conv1\.weight of shape \(4,\), not of 4 dimensions, visual\.proj of shape \(\), not of 2 dimensions",
+        ),
+        (lambda weights: {"a": torch.zeros(1)}, r"is not an ILA checkpoint: no .*; it has \['a'\]"),
         (lambda weights: {"a": 1}, r"no weights under 'model' or 'state_dict', got \['a'\]"),
     ],
 )
@@ -172,10 +180,17 @@ def test_sizes_known_to_openai_are_ignored(checkpoint, tmp_path):
 def test_files_that_are_not_checkpoints(tmp_path):
     path = tmp_path / "text.pth"
     path.write_text("hello")
-    with pytest.raises(ValueError, match=r"text\.pth' is not a checkpoint that torch\.save wrote"):
+    with pytest.raises(ValueError, match=r"text\.pth' cannot be read as a torch checkpoint"):
         load_original_state_dict(path)
     with pytest.raises(FileNotFoundError, match=r"no checkpoint '.*missing\.pth'"):
         load_original_state_dict(tmp_path / "missing.pth")
+
+
+def test_numpy_values_beside_the_weights(tmp_path):
+    weights, _ = original_weights("ssv2")
+    path = tmp_path / "numpy.pth"
+    torch.save({"model": weights, "max_accuracy": np.float64(81.3), "history": np.arange(3)}, path)
+    assert load_original_state_dict(path).keys() == weights.keys()
 
 
 def test_too_many_or_contradicting_labels(checkpoint, labels, tmp_path):
@@ -183,6 +198,8 @@ def test_too_many_or_contradicting_labels(checkpoint, labels, tmp_path):
         convert_ila_checkpoint(checkpoint("ssv2"), tmp_path / "converted", num_labels=401)
     with pytest.raises(ValueError, match="between 1 and the 400 rows of the head, got 0"):
         convert_ila_checkpoint(checkpoint("ssv2"), tmp_path / "converted", num_labels=0)
+    with pytest.raises(ValueError, match="must be at least 1, got -3"):
+        convert_ila_checkpoint(checkpoint("k400"), tmp_path / "converted", num_labels=-3)
     with pytest.raises(ValueError, match="5 labels and num_labels=4"):
         convert_ila_checkpoint(checkpoint("ssv2"), tmp_path / "converted", labels, num_labels=4)
 
@@ -202,6 +219,10 @@ def test_label_files(tmp_path, labels):
         ("a.csv", "id,name\n1,x\n", r"from 0 to K - 1 once, got the ids \[1\]"),
         ("a.csv", "id,name\n", r"got the ids \[\]"),
         ("a.txt", "\n", r"got the ids \[\]"),
+        ("a.csv", "id,name\n0,x\n0,y\n1,z\n", r"from 0 to K - 1 once, got the ids \[0, 0, 1\]"),
+        ("a.csv", "id,name\n0,x\n1,x\n", r"several classes the same name: \['x'\]"),
+        ("a.csv", "id,name\nzero,x\n", r"a\.csv' is not a list of class names: invalid literal"),
+        ("a.json", '["x", "y"]', r"a\.json' is not a list of class names"),
         ("a.json", '{"0": "a", "2": "b"}', r"got the ids \[0, 2\]"),
     ],
 )

@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
@@ -124,6 +126,51 @@ def test_from_scratch_with_a_linear_head(run, videos, tmp_path):
     assert type(AutoModelForVideoClassification.from_pretrained(output)) is ILAForVideoClassification
 
 
+def test_accumulation_averages_the_loss(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    losses = []
+    for accumulation in (1, 2):
+        output = run(
+            model_name_or_path=tmp_path / "tiny",
+            train_dir=videos / "train",
+            do_train=True,
+            max_steps=1,
+            learning_rate=0,
+            logging_steps=1,
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            seed=1,
+        )
+        losses.append(json.loads((output / "trainer_state.json").read_text())["log_history"][0]["loss"])
+    # BatchNorm sees other batches and the frames are drawn anew; twice the loss would be far off
+    assert losses[1] == pytest.approx(losses[0], rel=0.3)
+
+
+def test_mask_jitter_decays_with_the_epochs(run, videos, tmp_path):
+    config = tiny_config({"mask_jitter_decay_epoch": 1})
+    config.save_pretrained(tmp_path / "config")
+    output = run(
+        config_name=tmp_path / "config", head="linear", train_dir=videos / "train", do_train=True, num_train_epochs=3
+    )
+    state = AutoModelForVideoClassification.from_pretrained(output).state_dict()
+    assert [float(x) for name, x in state.items() if name.endswith("jitter_scale")] == [0.25] * 3
+
+
+def test_another_tokenizer_for_an_ila_model(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "tiny" / name).unlink()
+    tiny_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    output = run(
+        model_name_or_path=tmp_path / "tiny",
+        tokenizer_name=tmp_path / "tokenizer",
+        train_dir=videos / "train",
+        do_train=True,
+        max_steps=1,
+    )
+    assert (output / "tokenizer.json").is_file()
+
+
 def test_errors_come_before_any_work(run, videos, tmp_path):
     ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
     model, train, validation = tmp_path / "tiny", videos / "train", videos / "validation"
@@ -133,12 +180,18 @@ def test_errors_come_before_any_work(run, videos, tmp_path):
         ({"do_eval": True, "model_name_or_path": model, "train_dir": train}, "--do_eval needs --validation_dir"),
         ({"model_name_or_path": model, "train_dir": train, "train_file": "x.csv"}, "a folder or a csv"),
         ({"model_name_or_path": model, "train_dir": train, "num_frames": 4}, "--num_frames 4 does not fit"),
+        (
+            {"model_name_or_path": model, "train_dir": train, "label_smoothing_factor": 0.1},
+            "lose that of the alignment",
+        ),
         ({"model_name_or_path": model, "train_dir": train, "freeze": ["all"]}, "Cannot freeze 'all'"),
         ({"config_name": model, "train_dir": train, "head": "text"}, "Class texts need a tokenizer"),
         ({"do_eval": True, "model_name_or_path": model, "validation_dir": validation}, "classes that are not among"),
     ):
         with pytest.raises(ValueError, match=message):
             run(**arguments)
+    with pytest.raises(StrictDataclassError, match="`num_frames` must be at least 1, got 0"):
+        run(config_name=model, train_dir=train, num_frames=0)
 
 
 def test_flops_of_the_ten_variants():
@@ -156,9 +209,9 @@ def test_comparison_of_architectures(monkeypatch, tmp_path, capsys):
     flags = ["--steps", "4", "--eval_steps", "2", "--train_clips", "32", "--test_clips", "16"]
     monkeypatch.setattr(sys, "argv", ["compare", "--output_dir", str(tmp_path), *flags])
     load_script("benchmarks/compare_architectures.py").main()
-    results = json.loads((tmp_path / "accuracy.json").read_text())["results"]
+    results = json.loads((tmp_path / "compare_architectures.json").read_text())["results"]
     assert [list(curve) for curve in results.values()] == [["2", "4"]] * 4
-    assert (tmp_path / "accuracy.png").stat().st_size > 1000
+    assert (tmp_path / "compare_architectures.png").stat().st_size > 1000
     assert "| paper + interaction token |" in capsys.readouterr().out
 
 
@@ -188,5 +241,7 @@ def test_demo_reaches_its_accuracy(tmp_path):
     metrics = json.loads((tmp_path / "outputs/demo/model/eval_results.json").read_text())
     assert metrics["eval_top1"] >= 0.9
     assert f"Held-out top-1: {100 * metrics['eval_top1']:.1f} %" in report
+    # without the order of the frames the motions cannot be told from their opposites
+    assert float(re.search(r"random order: ([0-9.]+) %", report)[1]) < 55
     assert all(motion in report for motion in MOTIONS)
     assert (tmp_path / "outputs/demo/model/interactive_points.png").is_file()

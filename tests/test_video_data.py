@@ -101,6 +101,7 @@ def test_what_is_not_a_data_set(folder, tmp_path):
     for text, message in (
         ("path,class\n", r"columns video and label, got \['path', 'class'\]"),
         ("video,label\n", "lists no videos"),
+        ("video,label\na/1.MP4\n", "line 2: a video and a label are needed"),
     ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):

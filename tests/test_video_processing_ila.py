@@ -7,7 +7,7 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import VideoMAEVideoProcessor
 
-from ila_hf import ILAVideoProcessor, VideoReadError, read_video, sample_frame_indices
+from ila_hf import ILAConfig, ILAVideoProcessor, VideoReadError, read_video, sample_frame_indices
 
 
 @pytest.fixture
@@ -54,6 +54,10 @@ def test_frames_that_were_decoded_are_all_kept(processor, frames):
     images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
     assert torch.equal(pixels(processor, images), pixels(processor, frames))
     assert pixels(processor, [images, images]).shape == (2, 6, 3, 224, 224)
+    assert pixels(processor, [frames[None], frames]).shape == (2, 6, 3, 224, 224)
+    assert pixels(processor, [frames.numpy(), images]).shape == (2, 6, 3, 224, 224)
+    assert pixels(processor, [image.convert("RGBA") for image in images]).shape == (1, 6, 3, 224, 224)
+    assert pixels(processor, [images[0].convert("L")]).shape == (1, 1, 3, 224, 224)
     assert torch.equal(pixels(processor, [frames, frames])[1], pixels(processor, frames)[0])
 
 
@@ -78,7 +82,12 @@ def test_files_are_sampled(processor, numbered_video):
     assert torch.equal(pixels(processor, [numbered_video, str(numbered_video)]), expected.repeat(2, 1, 1, 1, 1))
     assert torch.equal(pixels(processor, [[str(numbered_video)], [str(numbered_video)]])[1:], expected)
     assert pixels(processor, numbered_video, do_sample_frames=False).shape[1] == 40
-    assert pixels(processor, numbered_video, fps=2, do_sample_frames=True).shape[1] == 8
+    assert pixels(processor, numbered_video, fps=2).shape[1] == 8
+    assert pixels(ILAVideoProcessor(fps=2), numbered_video).shape[1] == 8
+    assert torch.equal(
+        pixels(processor, numbered_video, num_frames=2, sampling_strategy="dense", frame_sampling_rate=3),
+        pixels(processor, decoded[[17, 20]]),
+    )
 
 
 def test_files_and_frames_in_one_batch(processor, numbered_video, frames):
@@ -101,6 +110,18 @@ def test_saving_and_loading(tmp_path):
     assert (loaded.num_frames, loaded.sampling_strategy) == (16, "uniform")
 
 
+@pytest.mark.parametrize(
+    ("preset", "size", "short", "strategy"),
+    [("ila-base-patch16", 224, 256, "sparse"), ("ila-large-patch14-336-16-frames-ssv2", 336, 384, "uniform")],
+)
+def test_processor_of_a_preset(preset, size, short, strategy):
+    config = ILAConfig.from_preset(preset)
+    processor = ILAVideoProcessor.from_config(config)
+    assert processor.size["shortest_edge"] == short
+    assert processor.crop_size["height"] == processor.crop_size["width"] == size
+    assert (processor.num_frames, processor.sampling_strategy) == (config.num_frames, strategy)
+
+
 def test_one_frame_of_grey(processor):
     assert pixels(processor, np.zeros((2, 1, 40, 50), np.uint8)).shape == (1, 2, 3, 224, 224)
 
@@ -108,11 +129,19 @@ def test_one_frame_of_grey(processor):
 @pytest.mark.parametrize(
     ("video", "arguments", "message"),
     [
-        ([], {}, "`videos` is empty"),
-        (np.zeros((0, 40, 50, 3), np.uint8), {}, r"Video 0 has no frames: its shape is \(0, 40, 50, 3\)"),
-        (np.zeros((2, 40, 50, 7), np.uint8), {}, "channel dimension"),
-        (np.zeros((2, 40), np.uint8), {}, "Invalid video input|dimensions"),
-        (3, {}, "Invalid video input"),
+        ([], {}, "is empty: pass at least one video"),
+        (np.zeros((0, 40, 50, 3), np.uint8), {}, r"Video 0 is empty: its shape is \(0, 40, 50, 3\)"),
+        (np.zeros((2, 0, 50, 3), np.uint8), {}, r"Video 0 is empty: its shape is \(2, 0, 50, 3\)"),
+        (np.zeros((2, 40, 50, 7), np.uint8), {}, r"Video 0 has no channel dimension of 1 or 3.*\(2, 40, 50, 7\)"),
+        (np.zeros((2, 40), np.uint8), {}, r"Invalid video: frames are .* got shape \(2, 40\)"),
+        (3, {}, "Invalid video: 3 is no path"),
+        ([None], {}, "Invalid video: None is no path"),
+        ([Image.new("RGB", (9, 9)), Image.new("RGB", (8, 9))], {}, r"one size, got \[\(9, 8, 3\), \(9, 9, 3\)\]"),
+        (
+            [np.zeros((2, 40, 50, 3), np.uint8), np.zeros((3, 40, 50, 3), np.uint8)],
+            {"return_tensors": "pt"},
+            r"Videos of \[2, 3\] frames make no batch",
+        ),
         (np.zeros((4, 40, 50, 3), np.uint8), {"num_frames": 2, "fps": 3}, "exclude each other, got 2 and 3"),
     ],
 )
@@ -124,7 +153,7 @@ def test_bad_input(processor, video, arguments, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampling_strategy": "random"}, "sampling_strategy.*random"),
+        ({"sampling_strategy": "random"}, "strategy.*random"),
         ({"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
         ({"num_frames": "8"}, "num_frames.*'8'|8"),
         ({"frame_sampling_rate": -1}, "`frame_sampling_rate` must be at least 1, got -1"),

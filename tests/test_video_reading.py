@@ -135,5 +135,7 @@ def test_missing_files_and_other_schemes(tmp_path):
         read_video(tmp_path / "missing.mp4")
     with pytest.raises(VideoReadError, match="must be http or https, not file"):
         read_video("file:///etc/passwd")
+    with pytest.raises(VideoReadError, match=r"'http://127\.0\.0\.1/a b\.mp4': URL can't contain control characters"):
+        read_video("http://127.0.0.1/a b.mp4")
     with pytest.raises(VideoReadError, match=f"'{tmp_path}'"):
         read_video(tmp_path)

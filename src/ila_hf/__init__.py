@@ -38,7 +38,7 @@ AutoModel.register(ILAVisionConfig, ILAVisionModel)
 AutoModelForVideoClassification.register(ILAConfig, (ILAForVideoTextClassification, ILAForVideoClassification))
 AutoVideoProcessor.register(ILAConfig, ILAVideoProcessor)
 AutoProcessor.register(ILAConfig, ILAProcessor)
-# The pipeline and Trainer look class names up here, not in the mapping above
+# The pipeline looks class names up here, not in the mapping above
 MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[ILAConfig.model_type] = (
     ILAForVideoTextClassification.__name__,
     ILAForVideoClassification.__name__,

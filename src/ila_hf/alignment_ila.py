@@ -88,10 +88,13 @@ class ILAPointPrediction(nn.Module):
     def forward(self, interaction: torch.Tensor) -> torch.Tensor:
         hidden = interaction
         for convolution, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
-            if self.pool_first:
-                hidden = norm(convolution(self.pool(hidden))).relu()
-            else:
-                hidden = self.pool(norm(convolution(hidden))).relu()
+            hidden = convolution(self.pool(hidden) if self.pool_first else hidden)
+            if self.training and hidden.shape[0] * hidden.shape[2] * hidden.shape[3] == 1:
+                raise ValueError(
+                    "BatchNorm cannot train on one pair of frames so small: pass at least 2 clips or 3 frames."
+                )
+            hidden = norm(hidden) if self.pool_first else self.pool(norm(hidden))
+            hidden = hidden.relu()
         hidden = hidden.amax((2, 3), keepdim=True)  # (M, C/2, 1, 1)
         points = self.fc2(self.fc1(hidden).relu()).flatten(1)  # (M, 4)
         return self.point_range * points.tanh().unflatten(1, (2, 2))
@@ -163,9 +166,11 @@ class ILAPairs:
             return sequence[:, :-1], sequence[:, 1:]
         return torch.cat([sequence[:, :1], sequence[:, :-1]], dim=1), sequence
 
-    def pool(self, patches: torch.Tensor) -> torch.Tensor:
-        """Sum over the patches of the aligned features (Eq. 7, 3a): (B, T, N, D) -> (B, M, 2, D)."""
-        masks = self.masks.flatten(3).to(patches.dtype)  # (B, M, 2, N)
+    def pool(self, patches: torch.Tensor, mean: bool) -> torch.Tensor:
+        """Sum or mean over the patches of the aligned features (Eq. 7, 3a): (B, T, N, D) -> (B, M, 2, D)."""
+        masks = self.masks.flatten(3)  # (B, M, 2, N)
+        # Divided first: in float16 a sum over many patches could overflow
+        masks = (masks / masks.shape[3] if mean else masks).to(patches.dtype)
         frames = self.frames(patches, self.paired_with_itself)
         return torch.cat([masks[:, :, i : i + 1] @ frames[i] for i in range(2)], dim=2)
 
@@ -245,7 +250,7 @@ class ILAMutualInformation(ILATemporalModule):
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
         pairs = self.align(hidden_states, grid)
-        pooled = pairs.pool(hidden_states[:, :, 1:]) / (grid[0] * grid[1])  # mean over the patches: (B, M, 2, D)
+        pooled = pairs.pool(hidden_states[:, :, 1:], mean=True)  # (B, M, 2, D)
         tokens = pooled[:, :, 1]
         if not pairs.paired_with_itself:
             tokens = torch.cat([pooled[:, :1, 0], tokens], dim=1)  # (B, T, D)
@@ -298,4 +303,4 @@ class ILAAlignedResidual(ILATemporalModule):
         interaction = torch.cat([class_tokens, interaction], dim=2)
 
         residual = self.aligned_out(aligned) + self.interaction_out(interaction)
-        return ILATemporalOutput(residual=residual, **self.alignment_outputs(pairs, pairs.pool(patches)))
+        return ILATemporalOutput(residual=residual, **self.alignment_outputs(pairs, pairs.pool(patches, mean=False)))

@@ -89,12 +89,40 @@ _REST = {
 }
 # Sizes that OpenAI's archives of CLIP carry beside the weights
 _IGNORED = {"input_resolution", "context_length", "vocab_size"}
+# What the sizes are inferred from, with the number of dimensions
+_REQUIRED = {
+    "visual.conv1.weight": 4,
+    "visual.positional_embedding": 2,
+    "visual.proj": 2,
+    "visual.transformer.resblocks.0.message_fc.weight": 2,
+    "visual.transformer.resblocks.0.mlp.c_fc.weight": 2,
+    "visual.transformer.resblocks.0.message_attn.prediction_block.0.weight": 4,
+    "mit.positional_embedding": 3,
+}
+_REQUIRED_TEXT = {
+    "token_embedding.weight": 2,
+    "positional_embedding": 2,
+    "transformer.resblocks.0.mlp.c_fc.weight": 2,
+}
 # State of ours that no released checkpoint has: s of the mask jitter starts at 1, class texts are set afterwards
 _OURS = re.compile(r"class_texts\.input_ids|.*\.mask\.jitter_scale")
 
 
+class _Opaque:
+    """Stands in for numpy's scalars, arrays and types, such as a `max_accuracy`; it holds nothing."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Opaque":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        """Take what the file passes, keep nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Take what the file passes, keep nothing."""
+
+
 class _Placeholder:
-    """Stands in for every class of the file that torch does not know: whatever the file asks of it, nothing runs.
+    """Stands in for every other class that torch does not know: whatever the file asks of it, nothing runs.
 
     An instance is an empty OrderedDict, the one container that torch's weights-only reader fills and sets state on.
     """
@@ -115,10 +143,11 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"There is no checkpoint {str(path)!r}.")
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        with torch.serialization.safe_globals([(_Placeholder, name) for name in unknown]):
+        placeholders = [(_Opaque if name.startswith("numpy.") else _Placeholder, name) for name in unknown]
+        with torch.serialization.safe_globals([_Opaque, *placeholders]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for broken and foreign files
-        raise ValueError(f"{str(path)!r} is not a checkpoint that torch.save wrote: {error}") from error
+        raise ValueError(f"{str(path)!r} cannot be read as a torch checkpoint in zip format: {error}") from error
     weights = content
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -130,16 +159,21 @@ def load_original_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
             f"{str(path)!r} is not an ILA checkpoint: no weights under 'model' or 'state_dict', got {kind}."
         )
     weights = {name.removeprefix("module."): value for name, value in weights.items()}
-    for name in (
-        "visual.conv1.weight",
-        "visual.transformer.resblocks.0.message_fc.weight",
-        "mit.positional_embedding",
-    ):
-        if name not in weights:
-            raise ValueError(
-                f"{str(path)!r} is not an ILA checkpoint: it has no {name!r}; it has {sorted(weights)[:5]}…"
-            )
+    required = _REQUIRED | (_REQUIRED_TEXT if _has_text(weights) else {})
+    problems = [f"no {name}" for name in required if name not in weights]
+    problems += [
+        f"{name} of shape {tuple(weights[name].shape)}, not of {ndim} dimensions"
+        for name, ndim in required.items()
+        if name in weights and weights[name].ndim != ndim
+    ]
+    if problems:
+        found = f"it has {sorted(weights)[:5]} and others"
+        raise ValueError(f"{str(path)!r} is not an ILA checkpoint: {', '.join(problems)}; {found}.")
     return weights
+
+
+def _has_text(weights: dict[str, torch.Tensor]) -> bool:
+    return any(name.startswith(("transformer.", "token_embedding.", "prompts_", "logit_scale")) for name in weights)
 
 
 def _is_separable(weights: dict[str, torch.Tensor]) -> bool:
@@ -178,7 +212,7 @@ def infer_config(weights: dict[str, torch.Tensor]) -> ILAConfig:
         "prompt_num_hidden_layers": _count(weights, "prompts_generator.decoder"),
     }
     text = {"projection_dim": projection_dim}
-    if "token_embedding.weight" in weights:
+    if _has_text(weights):
         vocabulary, text_width = weights["token_embedding.weight"].shape
         text |= {
             "vocab_size": vocabulary,
@@ -262,7 +296,7 @@ def read_labels(labels: str | Path) -> list[str]:
             the Hub's label files), a text file with a name per line, or "kinetics400" / "ssv2" for the Hub's files.
 
     Raises:
-        ValueError: If the ids are not 0 to K - 1, each once, or there are no names.
+        ValueError: If the ids are not 0 to K - 1, each once, if names repeat, or there are none.
         FileNotFoundError: If there is no such file.
     """
     if str(labels) in HUB_LABELS and not Path(labels).exists():
@@ -270,19 +304,29 @@ def read_labels(labels: str | Path) -> list[str]:
     path = Path(labels)
     if not path.is_file():
         raise FileNotFoundError(f"There is no label file {str(path)!r}; for the Hub's use {' or '.join(HUB_LABELS)}.")
+    try:
+        pairs = _label_pairs(path)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is not a list of class names: {error}") from error
+    ids, names = [i for i, _ in pairs], dict(pairs)
+    if not ids or sorted(ids) != list(range(len(ids))):
+        raise ValueError(f"{str(path)!r} must name every class from 0 to K - 1 once, got the ids {sorted(ids)}.")
+    twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    if twice:
+        raise ValueError(f"{str(path)!r} gives several classes the same name: {twice}.")
+    return [names[i] for i in range(len(names))]
+
+
+def _label_pairs(path: Path) -> list[tuple[int, str]]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
-        names = {int(i): str(name) for i, name in json.loads(text).items()}
-    elif path.suffix == ".csv":
+        return [(int(i), str(name)) for i, name in json.loads(text).items()]
+    if path.suffix == ".csv":
         reader = csv.DictReader(text.splitlines())
         if not {"id", "name"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{str(path)!r} must have the columns id and name, got {reader.fieldnames}.")
-        names = {int(row["id"]): row["name"] for row in reader}
-    else:
-        names = dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
-    if not names or sorted(names) != list(range(len(names))):
-        raise ValueError(f"{str(path)!r} must name every class from 0 to K - 1 once, got the ids {sorted(names)}.")
-    return [names[i] for i in range(len(names))]
+            raise ValueError(f"it must have the columns id and name, got {reader.fieldnames}")
+        return [(int(row["id"]), row["name"]) for row in reader]
+    return list(enumerate(line.strip() for line in text.splitlines() if line.strip()))
 
 
 def _load_tokenizer(name: str, vocab_size: int) -> PreTrainedTokenizerBase | None:
@@ -326,14 +370,15 @@ def convert_ila_checkpoint(
     config = infer_config(weights)
     names = None if labels is None else read_labels(labels)
     converted = convert_state_dict(weights)
-    has_text = "logit_scale" in converted
+    has_text = _has_text(weights)
     rows = len(converted["classifier.weight"]) if "classifier.weight" in converted else None
     if names is not None and num_labels is not None and len(names) != num_labels:
         raise ValueError(f"Got {len(names)} labels and num_labels={num_labels}; they must agree.")
     if num_labels is None:
         num_labels = len(names) if names is not None else rows
     if num_labels is not None and not 0 < num_labels <= (rows or num_labels):
-        raise ValueError(f"The number of classes must be between 1 and the {rows} rows of the head, got {num_labels}.")
+        limit = "at least 1" if rows is None else f"between 1 and the {rows} rows of the head"
+        raise ValueError(f"The number of classes must be {limit}, got {num_labels}.")
     if num_labels is not None:
         config.num_labels = num_labels
     if names is not None:
@@ -345,13 +390,7 @@ def convert_ila_checkpoint(
     model_class: Any = ILAForVideoTextClassification if has_text else ILAForVideoClassification
     model = model_class(config).eval()
     _load(model, converted)
-    size = config.vision_config.image_size
-    processor = ILAVideoProcessor(
-        size={"shortest_edge": round(size * 256 / 224)},
-        crop_size={"height": size, "width": size},
-        num_frames=config.num_frames,
-        sampling_strategy="sparse" if has_text else "uniform",
-    )
+    processor: Any = ILAVideoProcessor.from_config(config)
     if has_text and (loaded := _load_tokenizer(tokenizer, config.text_config.vocab_size)) is not None:
         processor = ILAProcessor(processor, loaded)
         if names is not None:

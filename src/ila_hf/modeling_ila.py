@@ -35,6 +35,7 @@ from transformers import (
 )
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import (
     CLIPEncoderLayer,
@@ -45,7 +46,14 @@ from transformers.models.clip.modeling_clip import (
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_ila import ILAAlignedResidual, ILAAlignment, ILAMask, ILAMutualInformation, ILATemporalModule
+from .alignment_ila import (
+    ILAAlignedResidual,
+    ILAAlignment,
+    ILAMask,
+    ILAMutualInformation,
+    ILATemporalModule,
+    ILATemporalOutput,
+)
 from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
 from .outputs_ila import ILAClassifierOutput, ILAEncoderOutput, ILAOutput, ILAVisionModelOutput
 
@@ -63,9 +71,16 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         aligns = config.alignment_layers is None or layer_index in config.alignment_layers
         self.temporal = temporal_class(config) if aligns else None
 
-    def forward(self, hidden_states: torch.Tensor, tokens: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor:
-        """(B, T, L, D) and the appended tokens (B, T, A, D) -> (B, T, L, D)."""
-        inputs = hidden_states if tokens is None else torch.cat([hidden_states, tokens], dim=2)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """(B, T, L, D), what is added to it, and the appended tokens (B, T, A, D) -> (B, T, L, D)."""
+        inputs = hidden_states if residual is None else hidden_states + residual
+        inputs = inputs if tokens is None else torch.cat([inputs, tokens], dim=2)
         output = super().forward(inputs.flatten(0, 1), None, **kwargs)  # (B, T, L + A, D) -> (B·T, L + A, D)
         # The MLP works token by token, so dropping the tokens after it, not before it as in Eq. 4, changes nothing.
         return output.unflatten(0, inputs.shape[:2])[:, :, : hidden_states.shape[2]]
@@ -83,14 +98,14 @@ class ILAEncoder(nn.Module):
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Any) -> ILAEncoderOutput:
         alignments = []
         for layer in cast("Iterable[ILAEncoderLayer]", self.layers):
-            tokens = None
-            if layer.temporal is not None:
-                temporal = layer.temporal(hidden_states, grid)
-                tokens = temporal.tokens
-                if temporal.residual is not None:
-                    hidden_states = hidden_states + temporal.residual
-                alignments.append(temporal)
-            hidden_states = layer(hidden_states, tokens, **kwargs)
+            if layer.temporal is None:
+                hidden_states = layer(hidden_states, **kwargs)
+                continue
+            temporal = layer.temporal(hidden_states, grid)
+            hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
+            # What the layer has used is not kept until the end of the trunk
+            kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
+            alignments.append(ILATemporalOutput(**kept))
         return ILAEncoderOutput(last_hidden_state=hidden_states, alignments=tuple(alignments))
 
 
@@ -102,6 +117,8 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities: tuple[str, ...] = ("video", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "ILAEncoderLayer"]
+    # Keyword arguments of `forward` go to the towers, not to the loss: Trainer must average over accumulated steps
+    accepts_loss_kwargs = False
 
     @classmethod
     def is_custom_code(cls) -> bool:
@@ -142,7 +159,7 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
 
     def parameter_origin(self, name: str) -> str | None:
         """Where a parameter is from: "text" or "vision" (CLIP's towers), "clip" (logit scale) or None (new)."""
-        if name.startswith(("text_model.", "text_projection.")):
+        if name.startswith(("text_model.", "text_projection.")) or isinstance(self, ILATextModel):
             return "text"
         if ".temporal." in name:
             return None
@@ -168,6 +185,13 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
                 if self.parameter_origin(name) in frozen[part]:
                     parameter.requires_grad_(False)
 
+    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+        """As in every model; the integration transformer follows, whose configuration is no part of the model's."""
+        super().set_attn_implementation(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, ILAMultiframeIntegration):
+                module.block_config._attn_implementation = self.config._attn_implementation
+
     def set_mask_jitter_epoch(self, epoch: int) -> None:
         """Set the jitter scale s of the masks for an epoch, counted from 0.
 
@@ -186,6 +210,12 @@ class ILATextModel(ILAPreTrainedModel, CLIPTextModel):
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
     input_modalities = ("text",)
+
+    def forward(self, input_ids: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """As CLIP's, for token ids (K, S) of at least one text."""
+        if input_ids is not None and 0 in input_ids.shape:
+            raise ValueError(f"`input_ids` must hold at least one text, (K, S), got shape {tuple(input_ids.shape)}.")
+        return super().forward(input_ids, *args, **kwargs)
 
 
 class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
@@ -211,11 +241,15 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
     input_modalities = ("video",)
-    _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection|visual_projection)\.", r"^logit_scale$"]
+    _keys_to_ignore_on_load_unexpected = [
+        r"^(text_model|text_projection|visual_projection|integration|prompt|class_texts|norm|classifier)\.",
+        r"^logit_scale$",
+    ]
 
     def __init__(self, config: ILAVisionConfig):
         # CLIPVisionModel.__init__ would build and initialise CLIP's encoder first
         super(CLIPVisionModel, self).__init__(config)
+        config.validate()  # fields may have been set since it was made
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = ILAEncoder(config)
@@ -276,7 +310,10 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         output = ILAVisionModelOutput(
             last_hidden_state=encoded.last_hidden_state,
             pooler_output=self.post_layernorm(encoded.last_hidden_state[:, :, 0]),
-            alignment_loss=sum((a.loss for a in encoded.alignments), hidden_states.new_zeros((), dtype=torch.float)),
+            alignment_loss=sum(
+                (a.loss.to(hidden_states.device) for a in encoded.alignments),
+                hidden_states.new_zeros((), dtype=torch.float),
+            ),
         )
         if output_alignments:
             output.alignment_losses = tuple(a.loss for a in encoded.alignments)
@@ -294,15 +331,15 @@ class ILAMultiframeIntegration(nn.Module):
     def __init__(self, config: ILAConfig):
         super().__init__()
         width = config.projection_dim
-        block_config = CLIPVisionConfig(
+        self.block_config = CLIPVisionConfig(
             hidden_size=width,
             intermediate_size=4 * width,
             num_attention_heads=config.head_num_attention_heads,
             num_hidden_layers=config.mit_num_hidden_layers,
         )
-        block_config._attn_implementation = config._attn_implementation
+        self.block_config._attn_implementation = config._attn_implementation
         self.position_embedding = nn.Parameter(torch.zeros(1, config.num_frames, width))
-        self.layers = nn.ModuleList(CLIPEncoderLayer(block_config) for _ in range(config.mit_num_hidden_layers))
+        self.layers = nn.ModuleList(CLIPEncoderLayer(self.block_config) for _ in range(config.mit_num_hidden_layers))
 
     def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
         positions: torch.Tensor = self.position_embedding
@@ -434,11 +471,12 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         video = nn.functional.normalize(vision_outputs.pooler_output.float(), dim=-1)
         text = text_features[None]
         if self.prompt is not None:
-            text = self.prompt(text_features, vision_outputs.last_hidden_state[:, :, 1:])
+            patches = vision_outputs["last_hidden_state"][:, :, 1:]
+            text = self.prompt(text_features.to(patches.device), patches)
         text = nn.functional.normalize(text.float(), dim=-1).expand(video.shape[0], -1, -1)
-        # Autocast would run the product in half precision
-        with torch.autocast(video.device.type, enabled=False):
-            logits = self.logit_scale.float().exp() * (text @ video[:, :, None]).squeeze(-1)
+        video = video.to(text.device)
+        # Not a matrix product: autocast would run it in half precision
+        logits = self.logit_scale.float().exp().to(text.device) * (text * video[:, None]).sum(-1)
         return logits, video, text
 
     @can_return_tuple
@@ -464,9 +502,11 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
-        text_outputs = self.get_text_features(input_ids, attention_mask=attention_mask, **kwargs)
+        text_outputs = self.get_text_features(
+            input_ids, attention_mask=attention_mask, **{**kwargs, "return_dict": True}
+        )
         logits, video, text = self.video_text_logits(vision_outputs, text_outputs.pooler_output)
         loss = None
         if return_loss:
@@ -521,11 +561,13 @@ def classifier_output(
 ) -> ILAClassifierOutput:
     """Assemble logits, losses and the diagnostics of the trunk."""
     names = ILAClassifierOutput.__dataclass_fields__.keys() & vision_outputs.keys()
-    outputs = ILAClassifierOutput(logits=logits, **{name: vision_outputs[name] for name in names})
+    losses = {}
     if labels is not None:
-        outputs.classification_loss = classification_loss(logits, labels, config.problem_type)
-        outputs.loss = outputs.classification_loss + config.alignment_loss_weight * outputs["alignment_loss"]
-    return outputs
+        classification = classification_loss(logits, labels, config.problem_type)
+        total = classification + config.alignment_loss_weight * vision_outputs["alignment_loss"].to(logits.device)
+        losses = {"loss": total, "classification_loss": classification}
+    # In one go: the order of the outputs as a tuple is that of their assignment, and the loss comes first
+    return ILAClassifierOutput(logits=logits, **losses, **{name: vision_outputs[name] for name in names})
 
 
 class ILAClassTexts(nn.Module):
@@ -577,7 +619,9 @@ class ILAClassTexts(nn.Module):
 class ILAForVideoTextClassification(ILAModel):
     """Video classification by the similarity to class texts (Kinetics-400 models).
 
-    The tokenised class texts are part of the saved model, so that `model(pixel_values).logits` needs no tokenizer.
+    The tokenised class texts are part of the saved model, so that `model(pixel_values).logits` needs no tokenizer. To
+    load it for another number of classes, pass `num_labels` or `id2label` and `ignore_mismatched_sizes=True` to
+    `from_pretrained`, then set their texts.
 
     Example:
 
@@ -594,12 +638,12 @@ class ILAForVideoTextClassification(ILAModel):
     def __init__(self, config: ILAConfig):
         super().__init__(config)
         self.class_texts = ILAClassTexts(config)
-        self._class_features: tuple[Any, torch.Tensor] | None = None
+        self._class_features: tuple[list[Any], torch.Tensor, list[torch.Tensor]] | None = None
         self.post_init()
 
     def set_class_texts(
         self,
-        texts: Sequence[str] | torch.Tensor,
+        texts: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor,
         tokenizer: Any | None = None,
         labels: Sequence[str] | None = None,
     ) -> None:
@@ -611,19 +655,30 @@ class ILAForVideoTextClassification(ILAModel):
             labels: Names for `config.id2label`. Default: the texts; for ids, the present names if K stays.
 
         Raises:
-            ValueError: Without texts or tokenizer, for ids the text tower does not know, for texts too long for it.
+            ValueError: Without texts or tokenizer, for ids the text tower does not know, for texts too long for it,
+                for classes of the same name.
         """
+        if isinstance(texts, str):
+            raise ValueError(f"`texts` must be a list with one text per class, got the string {texts!r}.")
         if len(texts) == 0:
             raise ValueError("`texts` is empty: pass at least one class text.")
+        if not isinstance(texts[0], str):
+            texts = torch.as_tensor(texts)
         if labels is not None and len(labels) != len(texts):
             raise ValueError(f"Got {len(labels)} `labels` for {len(texts)} class texts.")
         if isinstance(texts, torch.Tensor):
+            input_ids = texts
             if labels is None and len(texts) != self.config.num_labels:
                 labels = [f"LABEL_{i}" for i in range(len(texts))]
-            self.class_texts.set(texts)
         else:
-            self.class_texts.set(self.class_texts.tokenize(list(texts), tokenizer))
-            labels = texts if labels is None else labels
+            names = [str(text) for text in texts]
+            input_ids = self.class_texts.tokenize(names, tokenizer)
+            labels = names if labels is None else labels
+        if labels is not None and len(set(labels)) != len(labels):
+            twice = sorted({label for label in labels if list(labels).count(label) > 1})
+            raise ValueError(f"Classes must have different names, got {twice} more than once.")
+        self.class_texts.set(input_ids)
+        self._class_features = None
         if labels is not None:
             self.config.id2label = dict(enumerate(labels))
             self.config.label2id = {label: i for i, label in enumerate(labels)}
@@ -632,16 +687,19 @@ class ILAForVideoTextClassification(ILAModel):
         input_ids = self.class_texts.input_ids
         if not torch.compiler.is_compiling() and (input_ids == ILAClassTexts.UNSET).any():
             raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
-        return self.get_text_features(input_ids).pooler_output
+        return self.get_text_features(input_ids, return_dict=True).pooler_output
 
     def class_features(self) -> torch.Tensor:
         """Text features (K, E) of the class texts, computed once while the text tower does not train."""
         parameters = [*self.text_model.parameters(), *self.text_projection.parameters()]
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         is_random = self.text_model.training and bool(self.config.text_config.attention_dropout)
-        if trains or is_random or torch.compiler.is_compiling():
+        is_replica = getattr(self, "_is_replica", False)  # of DataParallel: it has no parameters to look at
+        if trains or is_random or is_replica or torch.compiler.is_compiling():
+            self._class_features = None  # fused optimizers step without a new version of the weights
             return self._encode_class_texts()
-        # New texts, loaded weights, an optimizer step, a move or cast, and autocast each change this key.
+        # Loaded weights, a step, a move or cast, and autocast each change the key. The tensors are kept beside it, so
+        # that no other can come to lie at their addresses.
         device_type = self.class_texts.input_ids.device.type
         autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
         tensors = [self.class_texts.input_ids, *parameters]
@@ -649,7 +707,7 @@ class ILAForVideoTextClassification(ILAModel):
         if self._class_features is None or self._class_features[0] != key:
             # Features made in inference mode could not be used in a later training step
             with torch.inference_mode(False), torch.no_grad():
-                self._class_features = (key, self._encode_class_texts())
+                self._class_features = (key, self._encode_class_texts(), tensors)
         return self._class_features[1]
 
     def train(self, mode: bool = True) -> "ILAForVideoTextClassification":
@@ -680,12 +738,13 @@ class ILAForVideoTextClassification(ILAModel):
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
         if input_ids is None:
             text_features = self.class_features()
         else:
-            text_features = self.get_text_features(input_ids, attention_mask=attention_mask).pooler_output
+            texts = self.get_text_features(input_ids, attention_mask=attention_mask, return_dict=True)
+            text_features = texts.pooler_output
         logits, _, _ = self.video_text_logits(vision_outputs, text_features)
         return classifier_output(logits, labels, vision_outputs, self.config)
 

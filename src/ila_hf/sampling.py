@@ -39,8 +39,8 @@ def sample_frame_indices(
         "frame_sampling_rate": frame_sampling_rate,
     }
     for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
     if strategy not in get_args(SamplingStrategy):
         raise ValueError(f"`strategy` must be one of {get_args(SamplingStrategy)}, got {strategy!r}.")
     n, frames = total_num_frames, torch.arange(num_frames)

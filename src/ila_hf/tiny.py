@@ -45,13 +45,7 @@ def tiny_config(vision_config: dict[str, Any] | None = None, **kwargs: Any) -> I
 
 def tiny_processor(config: ILAConfig) -> ILAProcessor:
     """The processor for a tiny model: the same proportions as for the published ones."""
-    size = config.vision_config.image_size
-    video_processor = ILAVideoProcessor(
-        size={"shortest_edge": round(size * 256 / 224)},
-        crop_size={"height": size, "width": size},
-        num_frames=config.num_frames,
-    )
-    return ILAProcessor(video_processor, tiny_tokenizer())
+    return ILAProcessor(ILAVideoProcessor.from_config(config), tiny_tokenizer())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

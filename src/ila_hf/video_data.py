@@ -66,7 +66,11 @@ def load_video_csv(file: str | Path, label_names: Sequence[str] | None = None) -
         reader = csv.DictReader(lines)
         if not {"video", "label"} <= set(reader.fieldnames or []):
             raise ValueError(f"{str(file)!r} must have the columns video and label, got {reader.fieldnames}.")
-        rows = [(str(file.parent / row["video"]), row["label"]) for row in reader]
+        rows = []
+        for row in reader:
+            if not row["video"] or not row["label"]:
+                raise ValueError(f"{str(file)!r}, line {reader.line_num}: a video and a label are needed, got {row}.")
+            rows.append((str(file.parent / row["video"]), row["label"]))
     if not rows:
         raise ValueError(f"{str(file)!r} lists no videos.")
     missing = [path for path, _ in rows if not Path(path).is_file()]

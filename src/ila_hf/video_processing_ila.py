@@ -1,9 +1,13 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Video processor of ILA: videos in, normalised clips (B, T, 3, S, S) out."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor, BatchFeature
@@ -11,9 +15,9 @@ from transformers.video_utils import (
     VideoMetadata,
     default_sample_indices_fn,
     make_batched_metadata,
-    make_batched_videos,
 )
 
+from .configuration_ila import ILAConfig
 from .sampling import SamplingStrategy, sample_frame_indices
 from .video_reading import FrameSampler, is_video_source, read_video
 
@@ -77,6 +81,17 @@ class ILAVideoProcessor(BaseVideoProcessor):
     valid_kwargs = ILAVideoProcessorKwargs
     model_input_names = ["pixel_values"]
 
+    @classmethod
+    def from_config(cls, config: ILAConfig) -> "ILAVideoProcessor":
+        """The processor with which a model of this configuration was published, or would be."""
+        size = config.vision_config.image_size
+        return cls(
+            size={"shortest_edge": round(size * 256 / 224)},
+            crop_size={"height": size, "width": size},
+            num_frames=config.num_frames,
+            sampling_strategy="sparse" if config.vision_config.alignment_conv == "separable" else "uniform",
+        )
+
     def sample_frames(
         self,
         metadata: VideoMetadata,
@@ -87,6 +102,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
         **kwargs: Any,
     ) -> list[int]:
         """Indices of the frames to keep; with `fps`, as every video processor does it."""
+        if fps is None and num_frames is None:
+            fps = self.fps
         if fps is not None:
             return default_sample_indices_fn(metadata, fps=fps).tolist()
         return sample_frame_indices(
@@ -101,37 +118,53 @@ class ILAVideoProcessor(BaseVideoProcessor):
 
         Raises:
             VideoReadError: For a file that cannot be read; the message names it.
-            ValueError: For frames that are not images of 1, 3 or 4 channels, and for videos without frames.
+            ValueError: For what is no video, for frames that are not images of 1 or 3 channels, for videos without
+                frames, and for videos of different lengths as one tensor.
         """
         if kwargs.get("fps") is not None and kwargs.get("num_frames") is not None:
             raise ValueError(
                 f"`num_frames` and `fps` exclude each other, got {kwargs['num_frames']} and {kwargs['fps']}."
             )
-        batch = super().preprocess(videos, **kwargs)
+        do_sample_frames = kwargs.pop("do_sample_frames", None)
+        if do_sample_frames is None:
+            do_sample_frames = self.do_sample_frames
+        names = ("num_frames", "fps", "sampling_strategy", "frame_sampling_rate")
+        sampler = partial(self.sample_frames, **{name: kwargs.get(name) for name in names})
+        videos, metadata = self._read_and_sample(
+            videos, kwargs.pop("video_metadata", None), do_sample_frames, sampler, kwargs.get("input_data_format")
+        )
+        lengths = [len(video) for video in videos]
+        if kwargs.get("return_tensors") is not None and len(set(lengths)) > 1:
+            raise ValueError(f"Videos of {lengths} frames make no batch: pass `do_sample_frames=True`.")
+        batch = super().preprocess(videos, video_metadata=metadata, do_sample_frames=False, **kwargs)
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
-    def _decode_and_sample_videos(
-        self,
+    @classmethod
+    def _read_and_sample(
+        cls,
         videos: Any,
-        video_metadata: Any = None,
-        do_sample_frames: bool | None = None,
-        sample_indices_fn: FrameSampler | None = None,
-    ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
-        if do_sample_frames is None:
-            sample_indices_fn = self.sample_frames
-        videos = self._as_list(videos)
-        frames, metadata = [], []
+        video_metadata: Any,
+        do_sample_frames: bool | None,
+        sampler: FrameSampler,
+        input_data_format: Any,
+    ) -> tuple[list[Any], list[VideoMetadata]]:
+        """Frames (T, C, H, W) or (T, H, W, C) and metadata of every video."""
+        videos = cls._as_list(videos)
         given = None if video_metadata is None else make_batched_metadata(videos, video_metadata=video_metadata)
+        frames, metadata = [], []
         for i, video in enumerate(videos):
             if is_video_source(video):
-                video, info = read_video(video, sample_indices_fn)
+                video, info = read_video(video, None if do_sample_frames is False else sampler)
             else:
-                if len(video) == 0:
-                    raise ValueError(f"Video {i} has no frames: its shape is {tuple(video.shape)}.")
+                shape = tuple(video.shape)
+                if 0 in shape:
+                    raise ValueError(f"Video {i} is empty: its shape is {shape}.")
+                if input_data_format is None and not {shape[1], shape[3]} & {1, 3}:
+                    raise ValueError(f"Video {i} has no channel dimension of 1 or 3: its shape is {shape}.")
                 info = given[i] if given else make_batched_metadata([video], video_metadata=None)[0]
-                if do_sample_frames and sample_indices_fn is not None:
-                    info.frames_indices = list(sample_indices_fn(info))
+                if do_sample_frames:
+                    info.frames_indices = list(sampler(info))
                     video = video[info.frames_indices]
             frames.append(video)
             metadata.append(info)
@@ -139,22 +172,32 @@ class ILAVideoProcessor(BaseVideoProcessor):
 
     @classmethod
     def _as_list(cls, videos: Any) -> list[Any]:
-        """One entry per video: a source to read, or an array or tensor of frames."""
+        """One entry per video: a source to read, or an array or tensor of frames, of four dimensions."""
         if is_video_source(videos):
             return [videos]
-        if isinstance(videos, list | tuple):
-            if len(videos) == 0:
-                raise ValueError("`videos` is empty: pass at least one video.")
-            if all(isinstance(video, torch.Tensor) and video.ndim == 3 for video in videos):
-                return [torch.stack(list(videos))]  # the frames of one video
-            nested = [cls._as_list(video) if isinstance(video, list | tuple) else None for video in videos]
-            if any(is_video_source(video) for video in videos) or any(n and is_video_source(n[0]) for n in nested):
-                return [entry for video in videos for entry in cls._as_list(video)]
-        if getattr(videos, "ndim", 4) not in (3, 4, 5):
+        if isinstance(videos, Image.Image):
+            return cls._as_list([videos])
+        if isinstance(videos, np.ndarray | torch.Tensor):
+            if videos.ndim not in (3, 4, 5):
+                raise ValueError(f"Invalid video: frames are (T, 3, H, W) or (T, H, W, 3), got shape {videos.shape}.")
+            return list(videos) if videos.ndim == 5 else [videos if videos.ndim == 4 else videos[None]]
+        if not isinstance(videos, list | tuple):
             raise ValueError(
-                f"Invalid video input: frames are (T, 3, H, W) or (T, H, W, 3), got shape {videos.shape}."
+                f"Invalid video: {videos!r} is no path, URL, bytes, array, tensor, image or list of these."
             )
-        return make_batched_videos(videos)
+        if len(videos) == 0:
+            raise ValueError("A list of videos or of frames is empty: pass at least one video.")
+        if all(isinstance(frame, Image.Image) or getattr(frame, "ndim", None) == 3 for frame in videos):
+            return [cls._stack(videos)]
+        return [entry for video in videos for entry in cls._as_list(video)]
+
+    @staticmethod
+    def _stack(frames: Sequence[Any]) -> Any:
+        frames = [np.asarray(f.convert("RGB")) if isinstance(f, Image.Image) else f for f in frames]
+        shapes = sorted({tuple(frame.shape) for frame in frames})
+        if len(shapes) > 1:
+            raise ValueError(f"The frames of a video must have one size, got {shapes}.")
+        return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
 
 
 __all__ = ["ILAVideoProcessor"]

@@ -1,6 +1,7 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Read chosen frames of a video file with PyAV."""
 
+import http.client
 import io
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -56,7 +57,7 @@ def read_video(source: Any, sampler: FrameSampler | None = None) -> tuple[torch.
             if isinstance(frames, torch.Tensor):
                 return frames, metadata
             num_frames = frames  # fewer frames than packets: sample again from those that there are
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, http.client.HTTPException) as error:
         if isinstance(error, FileNotFoundError):
             raise
         raise VideoReadError(f"Cannot read the video {name!r}: {error}") from error
