@@ -16,11 +16,11 @@ paper:     one mutual-information token ẑ per frame joins the self-attention (
 released:  what the published checkpoints hold; projections of the aligned maps and of the interaction are added to z
            before CLIP's layer (`ILAAlignedResidual`).
 
-Where to find the equations: 3a, 5, 6, 7 and 9 in alignment_ila.py; 3b and 4 in `ILAEncoderLayer`, 8 in
-`ILAMultiframeIntegration`, 10 in `ILAVisionModel`.
+Where to find the equations: 3a, 5, 6, 7 and 9 in alignment_ila.py; 3b and 4 in `ILAEncoderLayer`; 8 in
+integration_ila.py; 10 in `ILAVisionModel`.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import torch
@@ -29,18 +29,14 @@ from transformers import (
     CLIPModel,
     CLIPPreTrainedModel,
     CLIPTextModel,
-    CLIPVisionConfig,
     CLIPVisionModel,
     PreTrainedModel,
 )
 from transformers import initialization as init
-from transformers.activations import ACT2FN
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import (
     CLIPEncoderLayer,
     CLIPVisionEmbeddings,
-    eager_attention_forward,
     image_text_contrastive_loss,
 )
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -55,6 +51,7 @@ from .alignment_ila import (
     ILATemporalOutput,
 )
 from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
+from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
 from .outputs_ila import ILAClassifierOutput, ILAEncoderOutput, ILAOutput, ILAVisionModelOutput
 
 
@@ -320,108 +317,6 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             for name in ("interactive_points", "alignment_masks", "mutual_information_tokens"):
                 output[name] = tuple(a[name] for a in encoded.alignments)
         return output
-
-
-class ILAMultiframeIntegration(nn.Module):
-    """Multi-frame integration (Eq. 8): per-frame features (B, T, E) -> video features (B, E).
-
-    Original: `mit`. The positions of `config.num_frames` frames are interpolated to other lengths.
-    """
-
-    def __init__(self, config: ILAConfig):
-        super().__init__()
-        width = config.projection_dim
-        self.block_config = CLIPVisionConfig(
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_attention_heads=config.head_num_attention_heads,
-            num_hidden_layers=config.mit_num_hidden_layers,
-        )
-        self.block_config._attn_implementation = config._attn_implementation
-        self.position_embedding = nn.Parameter(torch.zeros(1, config.num_frames, width))
-        self.layers = nn.ModuleList(CLIPEncoderLayer(self.block_config) for _ in range(config.mit_num_hidden_layers))
-
-    def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
-        positions: torch.Tensor = self.position_embedding
-        num_frames = frame_features.shape[1]
-        if num_frames != positions.shape[1]:
-            positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
-            positions = positions.transpose(1, 2)  # (1, T, E)
-        hidden_states = frame_features + positions
-        for layer in self.layers:
-            hidden_states = layer(hidden_states, None)
-        return (frame_features + hidden_states).mean(dim=1)
-
-
-class ILACrossAttention(nn.Module):
-    """Attention of the texts (B, K, E) to the patches (B, N, E), through CLIP's attention interface."""
-
-    def __init__(self, config: ILAConfig):
-        super().__init__()
-        self.config = config
-        width = config.projection_dim
-        self.head_dim = width // config.head_num_attention_heads
-        self.scale = self.head_dim**-0.5
-        self.is_causal = False
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width, bias=False)
-        self.out_proj = nn.Linear(width, width)
-
-    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        return projected.unflatten(2, (-1, self.head_dim)).transpose(1, 2)  # (B, S, E) -> (B, heads, S, head_dim)
-
-    def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        query, key, value = self._heads(self.q_proj(text)), self._heads(self.k_proj(patches)), self.v_proj(patches)
-        output, _ = attention(self, query, key, self._heads(value), None, scaling=self.scale, dropout=0.0)
-        return self.out_proj(output.flatten(2))  # (B, K, heads, head_dim) -> (B, K, E)
-
-
-class ILAPromptLayer(nn.Module):
-    """One block of the video-specific prompt: cross-attention to the video, then an MLP."""
-
-    def __init__(self, config: ILAConfig):
-        super().__init__()
-        width, eps = config.projection_dim, config.vision_config.layer_norm_eps
-        self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.cross_attn = ILACrossAttention(config)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), ACT2FN["quick_gelu"], nn.Linear(4 * width, width))
-
-    def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        text = text + self.cross_attn(self.norm1(text), patches)
-        return text + self.mlp(self.norm2(text))
-
-
-class ILAVideoPrompt(nn.Module):
-    """Video-specific text prompt, as in X-CLIP: texts (K, E) and patch tokens (B, T, N, D) -> (B, K, E).
-
-    Original: `prompts_visual_ln`, `prompts_visual_proj`, `prompts_generator`.
-    """
-
-    def __init__(self, config: ILAConfig):
-        super().__init__()
-        width, eps = config.projection_dim, config.vision_config.layer_norm_eps
-        self.patch_norm = nn.LayerNorm(config.vision_config.hidden_size, eps=eps)
-        self.patch_projection = nn.Linear(config.vision_config.hidden_size, width, bias=False)
-        self.norm = nn.LayerNorm(width, eps=eps)
-        self.layers = nn.ModuleList(ILAPromptLayer(config) for _ in range(config.prompt_num_hidden_layers))
-        self.alpha = nn.Parameter(torch.full((width,), float(config.prompt_alpha)))
-
-    def patch_features(self, patches: torch.Tensor) -> torch.Tensor:
-        """Project the patch tokens of every frame: (B, T, N, D) -> (B, T, N, E)."""
-        return self.patch_projection(self.patch_norm(patches))
-
-    def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        patches = self.norm(self.patch_features(patches).mean(dim=1))  # (B, N, E)
-        text = text.expand(patches.shape[0], -1, -1)  # (K, E) -> (B, K, E)
-        prompt = text
-        for layer in self.layers:
-            prompt = layer(prompt, patches)
-        return text + self.alpha * prompt
 
 
 class ILAModel(ILAPreTrainedModel, CLIPModel):
