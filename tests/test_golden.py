@@ -71,14 +71,14 @@ def case(request):
     return kind, model, outputs, features, golden
 
 
-def close(actual, golden, atol=2e-5, rtol=0.0):
+def check_close(actual, golden, atol=2e-5, rtol=0.0):
     torch.testing.assert_close(actual.detach().reshape(golden.shape), golden, atol=atol, rtol=rtol)
 
 
 def test_points(case):
     _, _, outputs, _, golden = case
     for layer, points in enumerate(outputs.interactive_points):
-        close(points, golden[f"points.{layer}"])
+        check_close(points, golden[f"points.{layer}"])
 
 
 def test_pooled_tokens(case):
@@ -86,7 +86,7 @@ def test_pooled_tokens(case):
     _, _, outputs, _, golden = case
     for layer, tokens in enumerate(outputs.mutual_information_tokens):
         expected = golden[f"alignment_tokens.{layer}"]
-        close(tokens, expected, atol=5e-4 * float(expected.abs().max()))
+        check_close(tokens, expected, atol=5e-4 * float(expected.abs().max()))
         relative = (tokens.reshape(expected.shape) - expected).norm() / expected.norm()
         assert relative < 5e-4
 
@@ -95,31 +95,31 @@ def test_hidden_states(case):
     _, _, outputs, _, golden = case
     assert len(outputs.hidden_states) == 3  # the embeddings come first
     for layer, hidden_states in enumerate(outputs.hidden_states[1:]):
-        close(hidden_states, golden[f"hidden_states.{layer}"])
+        check_close(hidden_states, golden[f"hidden_states.{layer}"])
 
 
 def test_features(case):
     kind, model, _, features, golden = case
     patches = features["vision"].last_hidden_state[:, :, 1:]
     if kind == "ssv2":
-        close(patches, golden["img_features"])
+        check_close(patches, golden["img_features"])
         return  # its `video_features` are the logits
-    close(model.prompt.patch_features(patches), golden["img_features"])
-    close(features["video"], golden["video_features"])
-    close(model.class_features(), golden["text_features"])
+    check_close(model.prompt.patch_features(patches), golden["img_features"])
+    check_close(features["video"], golden["video_features"])
+    check_close(model.class_features(), golden["text_features"])
 
 
 def test_logits(case):
     _, _, outputs, _, golden = case
-    close(outputs.logits, golden["logits"])
+    check_close(outputs.logits, golden["logits"])
 
 
 def test_losses(case):
     _, _, outputs, _, golden = case
-    close(torch.stack(outputs.alignment_losses), golden["alignment_loss_per_layer"], atol=1e-6)
+    check_close(torch.stack(outputs.alignment_losses), golden["alignment_loss_per_layer"], atol=1e-6)
     if "total_loss" in golden:
-        close(outputs.classification_loss, golden["classification_loss"])
-        close(outputs.loss, golden["total_loss"])
+        check_close(outputs.classification_loss, golden["classification_loss"])
+        check_close(outputs.loss, golden["total_loss"])
 
 
 @pytest.mark.parametrize("kind", KINDS)

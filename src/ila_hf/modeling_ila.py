@@ -127,7 +127,7 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # The layers of torch; CLIP's method of transformers 5.12 passes over them
+        # The layers of torch; CLIP's method of transformers 5.11 passes over them
         PreTrainedModel._init_weights(self, module)
         super()._init_weights(module)
         if isinstance(module, ILAAlignment | ILAAlignedResidual):
