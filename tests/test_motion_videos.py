@@ -9,7 +9,7 @@ import pytest
 
 from ila_hf import read_video
 from ila_hf.__main__ import main
-from ila_hf.motion_videos import MOTIONS, OPPOSITES, draw_clip, load_backgrounds, make_motion_videos, opposite
+from ila_hf.motion_videos import MOTIONS, OPPOSITES, draw_clip, load_backgrounds, make_motion_videos
 
 
 def object_track(frames):
@@ -43,7 +43,7 @@ def test_clips_show_their_motion(index):
 
 
 def test_opposites_are_the_same_clips_played_backwards(monkeypatch):
-    assert sorted(MOTIONS) == sorted(opposite(motion) for motion in MOTIONS)
+    assert len(set(MOTIONS)) == 8
     for pair, (one, other) in enumerate(OPPOSITES):
         index = 2 * pair
         forwards, motion, _ = draw_clip(index, seed=1)
@@ -53,7 +53,7 @@ def test_opposites_are_the_same_clips_played_backwards(monkeypatch):
         with monkeypatch.context() as context:
             context.setattr(np.random, "default_rng", lambda key, draws=draws: draws)
             backwards, motion, _ = draw_clip(index + 1, seed=1)
-        assert motion == other == opposite(one)
+        assert motion == other
         assert np.array_equal(backwards, forwards[::-1])
 
 

@@ -55,7 +55,9 @@ def test_frames_that_were_decoded_are_all_kept(processor, frames):
     assert torch.equal(pixels(processor, images), pixels(processor, frames))
     assert pixels(processor, [images, images]).shape == (2, 6, 3, 224, 224)
     assert pixels(processor, [frames[None], frames]).shape == (2, 6, 3, 224, 224)
-    assert pixels(processor, [frames.numpy(), images]).shape == (2, 6, 3, 224, 224)
+    expected = pixels(processor, [frames, frames])
+    assert torch.equal(pixels(processor, [frames.numpy(), images]), expected)  # channels first and last in one batch
+    assert torch.equal(pixels(processor, [images, frames]), expected)
     assert pixels(processor, [image.convert("RGBA") for image in images]).shape == (1, 6, 3, 224, 224)
     assert pixels(processor, [images[0].convert("L")]).shape == (1, 1, 3, 224, 224)
     assert torch.equal(pixels(processor, [frames, frames])[1], pixels(processor, frames)[0])

