@@ -428,7 +428,8 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
 
     Args:
         logits (B, K): float32.
-        labels: Class ids (B,), or targets (B, K) as mixup and label smoothing make them.
+        labels: Class ids (B,), or targets (B, K) as mixup and label smoothing make them. A clip of id -100, such as
+            one that could not be read, does not count; without others the loss is 0.
         problem_type: "multi_label_classification" or None.
 
     Raises:
@@ -444,11 +445,13 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
         return nn.functional.cross_entropy(logits, labels.float())
     if labels.shape != (batch,):
         raise ValueError(f"`labels` must hold one class id per clip, ({batch},), got shape {tuple(labels.shape)}.")
+    counts = labels != -100
     # A graph cannot branch on values; there an id out of range fails inside the kernel
-    if not torch.compiler.is_compiling() and ((labels < 0) | (labels >= num_classes)).any():
-        wrong = labels[(labels < 0) | (labels >= num_classes)].tolist()
+    is_wrong = counts & ((labels < 0) | (labels >= num_classes))
+    if not torch.compiler.is_compiling() and is_wrong.any():
+        wrong = labels[is_wrong].tolist()
         raise ValueError(f"`labels` must be in [0, {num_classes - 1}] for {num_classes} classes, got {wrong}.")
-    return nn.functional.cross_entropy(logits, labels.long())
+    return nn.functional.cross_entropy(logits, labels.long(), reduction="sum") / counts.sum().clamp(min=1)
 
 
 def classifier_output(

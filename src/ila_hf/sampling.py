@@ -16,6 +16,8 @@ def sample_frame_indices(
     strategy: SamplingStrategy = "sparse",
     frame_sampling_rate: int = 1,
     generator: torch.Generator | None = None,
+    clip: int = 0,
+    num_clips: int = 1,
 ) -> list[int]:
     """Choose T of n frames, in order. Where n < T, frames repeat.
 
@@ -23,38 +25,52 @@ def sample_frame_indices(
     uniform (SSv2): boundaries round((n - 1)·i / T); the middle of two, or a random frame between them, both included.
     dense: T frames, `frame_sampling_rate` apart, from the middle of the video, or from a random start.
 
+    A test with several clips takes, instead of the middle 1/2, the places (clip + 1/2) / num_clips of each segment, of
+    each pair of boundaries, or of the possible starts.
+
     Args:
         total_num_frames: n, at least 1.
         num_frames: T, at least 1.
         strategy: "sparse", "uniform" or "dense".
         frame_sampling_rate: Distance of the frames of "dense", at least 1.
         generator: Source of the random choices in training. None: the deterministic choices for tests.
+        clip: Which clip of a test with several, from 0.
+        num_clips: How many clips the test has, at least 1.
 
     Raises:
-        ValueError: For numbers below 1 and unknown strategies.
+        ValueError: For numbers below 1, a clip that does not exist, unknown strategies, and several random clips.
     """
     numbers = {
         "total_num_frames": total_num_frames,
         "num_frames": num_frames,
         "frame_sampling_rate": frame_sampling_rate,
+        "num_clips": num_clips,
     }
     for name, value in numbers.items():
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
     if strategy not in get_args(SamplingStrategy):
         raise ValueError(f"`strategy` must be one of {get_args(SamplingStrategy)}, got {strategy!r}.")
+    if not 0 <= clip < num_clips:
+        raise ValueError(f"`clip` must be one of 0 to {num_clips - 1}, got {clip!r}.")
+    if generator is not None and num_clips > 1:
+        raise ValueError(f"The clips of a test are not random: `generator` excludes `num_clips` of {num_clips}.")
     n, frames = total_num_frames, torch.arange(num_frames)
+    place, places = 2 * clip + 1, 2 * num_clips  # the place as a fraction of whole numbers: nothing is rounded
     if strategy == "dense":
         room = max(n - num_frames * frame_sampling_rate, 0)
-        start = room // 2 if generator is None else int(torch.randint(room + 1, (), generator=generator))
+        if generator is None:
+            start = room * place // places
+        else:
+            start = int(torch.randint(room + 1, (), generator=generator))
         return (start + frame_sampling_rate * frames).clamp(max=n - 1).tolist()
     if strategy == "uniform":
         bounds = [round((n - 1) * i / num_frames) for i in range(num_frames + 1)]
         pairs = list(itertools.pairwise(bounds))
         if generator is None:
-            return [(start + end) // 2 for start, end in pairs]
+            return [start + (end - start) * place // places for start, end in pairs]
         return [int(torch.randint(start, end + 1, (), generator=generator)) for start, end in pairs]
     if generator is None:
-        return [(2 * i + 1) * n // (2 * num_frames) for i in range(num_frames)]
+        return [(places * i + place) * n // (places * num_frames) for i in range(num_frames)]
     shifts = torch.rand(num_frames, generator=generator, dtype=torch.float64)
     return ((frames + shifts) * n / num_frames).long().clamp(max=n - 1).tolist()

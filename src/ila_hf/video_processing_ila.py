@@ -1,5 +1,5 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Video processor of ILA: videos in, normalised clips (B, T, 3, S, S) out."""
+"""Video processor of ILA: videos in, normalised clips (B, T, 3, S, S) or views of them (B, V, T, 3, S, S) out."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +13,7 @@ from transformers.image_utils import (
     IMAGENET_DEFAULT_STD,
     ChannelDimension,
     PILImageResampling,
+    SizeDict,
     infer_channel_dimension_format,
 )
 from transformers.processing_utils import VideosKwargs
@@ -33,6 +34,8 @@ class ILAVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-a
 
     sampling_strategy: SamplingStrategy | None
     frame_sampling_rate: int | None
+    num_clips: int | None
+    num_crops: int | None
 
 
 class ILAVideoProcessor(BaseVideoProcessor):
@@ -47,6 +50,10 @@ class ILAVideoProcessor(BaseVideoProcessor):
         sampling_strategy ("sparse", "uniform" or "dense", defaults to "sparse"):
             See [`sample_frame_indices`]: "sparse" for Kinetics-400 models, "uniform" for SSv2 models.
         frame_sampling_rate (int, defaults to 1): Distance of the frames of "dense".
+        num_clips (int, defaults to 1): Clips of a test, each of `num_frames`; see [`sample_frame_indices`].
+        num_crops (1 or 3, defaults to 1): Crops of each clip. Three: the short side is resized to S, then left, centre
+            and right, or top, centre and bottom. With more than one view, `pixel_values` are (B, V, T, 3, S, S), the
+            crops of the first clip first; the published results are of 4 clips × 3 crops, softmax scores averaged.
         do_sample_frames (bool, optional):
             True: sample `num_frames` (or `fps`) from everything. False: keep all frames. Default: sample from files
             and decoders, keep frames that were already decoded.
@@ -84,6 +91,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
     num_frames = 8
     sampling_strategy: SamplingStrategy = "sparse"
     frame_sampling_rate = 1
+    num_clips = 1
+    num_crops = 1
     valid_kwargs = ILAVideoProcessorKwargs
     model_input_names = ["pixel_values"]
 
@@ -105,19 +114,29 @@ class ILAVideoProcessor(BaseVideoProcessor):
         fps: int | float | None = None,
         sampling_strategy: SamplingStrategy | None = None,
         frame_sampling_rate: int | None = None,
+        num_clips: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """Indices of the frames to keep; with `fps`, as every video processor does it."""
+        """Indices of the frames to keep, those of all clips; with `fps`, as every video processor does it."""
         if fps is None and num_frames is None:
             fps = self.fps
+        num_clips = self.num_clips if num_clips is None else num_clips
         if fps is not None:
+            if num_clips != 1:
+                raise ValueError(f"`fps` takes one clip, got `num_clips` of {num_clips}.")
             return default_sample_indices_fn(metadata, fps=fps).tolist()
-        return sample_frame_indices(
-            metadata.total_num_frames,
-            self.num_frames if num_frames is None else num_frames,
-            self.sampling_strategy if sampling_strategy is None else sampling_strategy,
-            self.frame_sampling_rate if frame_sampling_rate is None else frame_sampling_rate,
-        )
+        clips = [
+            sample_frame_indices(
+                metadata.total_num_frames,
+                self.num_frames if num_frames is None else num_frames,
+                self.sampling_strategy if sampling_strategy is None else sampling_strategy,
+                self.frame_sampling_rate if frame_sampling_rate is None else frame_sampling_rate,
+                clip=clip,
+                num_clips=num_clips,
+            )
+            for clip in range(num_clips)
+        ]
+        return sum(clips, [])
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Process one video or a batch; see the class for what a video may be.
@@ -134,7 +153,17 @@ class ILAVideoProcessor(BaseVideoProcessor):
         do_sample_frames = kwargs.pop("do_sample_frames", None)
         if do_sample_frames is None:
             do_sample_frames = self.do_sample_frames
-        names = ("num_frames", "fps", "sampling_strategy", "frame_sampling_rate")
+        num_clips = self.num_clips if kwargs.get("num_clips") is None else kwargs["num_clips"]
+        num_crops = self.num_crops if kwargs.get("num_crops") is None else kwargs["num_crops"]
+        if not isinstance(num_clips, int) or num_clips < 1:
+            raise ValueError(f"`num_clips` must be at least 1, got {num_clips!r}.")
+        if num_crops not in (1, 3):
+            raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops!r}.")
+        if num_clips > 1:
+            if do_sample_frames is False:
+                raise ValueError(f"`num_clips` of {num_clips} are sampled: `do_sample_frames` must not be False.")
+            do_sample_frames = True
+        names = ("num_frames", "fps", "sampling_strategy", "frame_sampling_rate", "num_clips")
         sampler = partial(self.sample_frames, **{name: kwargs.get(name) for name in names})
         videos, metadata = self._read_and_sample(
             videos,
@@ -146,11 +175,34 @@ class ILAVideoProcessor(BaseVideoProcessor):
         lengths = [len(video) for video in videos]
         if kwargs.get("return_tensors") is not None and len(set(lengths)) > 1:
             raise ValueError(f"Videos of {lengths} frames make no batch: pass `do_sample_frames=True`.")
-        batch = super().preprocess(
+        return super().preprocess(
             videos, video_metadata=metadata, do_sample_frames=False, input_data_format="channels_first", **kwargs
         )
-        batch["pixel_values"] = batch.pop("pixel_values_videos")
-        return batch
+
+    def _preprocess(
+        self,
+        videos: list[torch.Tensor],
+        num_clips: int = 1,
+        num_crops: int = 1,
+        return_tensors: Any = None,
+        **kwargs: Any,
+    ) -> BatchFeature:
+        """Resize, crop and normalise; then cut the frames into views."""
+        side = kwargs["crop_size"].height
+        if num_crops == 3:
+            if kwargs["crop_size"].width != side:
+                raise ValueError(f"Three crops are squares, got `crop_size` of {kwargs['crop_size']}.")
+            kwargs |= {"size": SizeDict(shortest_edge=side), "do_center_crop": False}
+        clips = super()._preprocess(videos, return_tensors=None, **kwargs)["pixel_values_videos"]
+        if num_crops == 3:
+            clips = [_three_crops(clip, side) for clip in clips]  # (T, 3, H, W) -> (3, T, 3, S, S)
+        if num_clips * num_crops > 1:
+            # (crops, clips·T, 3, S, S) -> (clips·crops, T, 3, S, S)
+            clips = [
+                clip.reshape(num_crops, num_clips, -1, *clip.shape[-3:]).transpose(0, 1).flatten(0, 1)
+                for clip in clips
+            ]
+        return BatchFeature(data={"pixel_values": clips}, tensor_type=return_tensors)
 
     @classmethod
     def _read_and_sample(
@@ -216,6 +268,16 @@ class ILAVideoProcessor(BaseVideoProcessor):
         if len(shapes) > 1:
             raise ValueError(f"The frames of a video must have one size, got {shapes}.")
         return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
+
+
+def _three_crops(clip: torch.Tensor, side: int) -> torch.Tensor:
+    """Left, centre and right, or top, centre and bottom: (T, 3, H, W) -> (3, T, 3, S, S)."""
+    height, width = clip.shape[-2:]
+    views = []
+    for place in (0.0, 0.5, 1.0):
+        top, left = round(place * (height - side)), round(place * (width - side))
+        views.append(clip[..., top : top + side, left : left + side])
+    return torch.stack(views)
 
 
 __all__ = ["ILAVideoProcessor"]

@@ -1,0 +1,247 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Chosen frames of a file with PyAV, decoding as little as possible.
+
+A frame is reached through its time stamp: seek to the nearest key frame before it, decode on from there, and skip the
+frames in between that no other frame refers to. Which time stamp frame i has is told by the header, where that lists
+all frames at a constant distance (mp4, mov), otherwise by a pass over the packets, without decoding. Where time stamps
+do not tell, or do not keep what they promise, the file is decoded from its start, and what that gives is frame i.
+"""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+
+from .video_sources import Deadline, VideoLimits, VideoReadError
+
+
+# Frames that it is cheaper to decode than to seek over: a seek discards what the decoder has in its pipeline
+_SEEK_COST = 4
+# Decoders that skip a frame to which no other refers when told so for its packet; those of AV1 and VP9 do not listen
+_SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
+
+
+class FrameIndex(NamedTuple):
+    """Time stamps of the frames in the order of display, numbers of the key frames, ascending, and when it all ends."""
+
+    pts: Sequence[int]
+    keys: Sequence[int]
+    end: int
+
+
+class MisplacedFrame(Exception):
+    """The time stamps of a file do not lead to its frames."""
+
+
+class SeekableVideo:
+    """A file opened with PyAV; close it, or use it in a `with`.
+
+    Raises:
+        VideoReadError: If it has no video stream or its frames are too large.
+        av.FFmpegError: If it cannot be opened.
+    """
+
+    def __init__(self, file: str | BinaryIO, limits: VideoLimits, deadline: Deadline):
+        import av  # not needed by those who pass frames or decoders
+
+        # IndexError: PyAV does not know streams that show up late, in damaged files
+        self.damage = (av.FFmpegError, IndexError)
+        self.end = av.EOFError
+        self.limits, self.deadline = limits, deadline
+        if not isinstance(file, str):
+            file.seek(0)
+        # What a file refers to is opened over no network
+        options = {"protocol_whitelist": "file" if isinstance(file, str) else "none"}
+        self.container = av.open(file, options=options, metadata_errors="replace")
+        self.rotation = 0
+        try:
+            self.stream = self._video_stream()
+        except VideoReadError:
+            self.container.close()
+            raise
+        context = self.stream.codec_context
+        self.size = context.width, context.height
+        context.thread_type = "NONE"  # loaders decode many files at once, one thread each
+        if limits.max_pixels is not None:
+            context.options = {"max_pixels": str(limits.max_pixels)}  # frames may grow in mid-stream
+
+    def _video_stream(self) -> Any:
+        try:
+            stream: Any = self.container.streams.best("video")
+        except IndexError:
+            stream = None
+        if stream is None:
+            raise VideoReadError("it has no video stream")
+        if stream.codec_context is None:
+            raise VideoReadError("its codec is unknown")
+        self.limits.check_size(stream.codec_context.width, stream.codec_context.height)
+        return stream
+
+    def __enter__(self) -> "SeekableVideo":
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.container.close()
+
+    def header_index(self) -> FrameIndex | None:
+        """The frames as the header lists them; None if it does not list all, or not at a constant distance."""
+        entries, stream = self.stream.index_entries, self.stream
+        if not 1 < len(entries) == stream.frames or "mp4" not in self.container.format.name.split(","):
+            return None
+        rows = [(entry.timestamp, entry.is_keyframe, entry.is_discard) for entry in entries]
+        stamps, keys, discarded = np.array(rows, dtype=np.int64).T  # decoding time stamps, in the order of decoding
+        steps = np.diff(stamps)
+        if steps[0] <= 0 or (steps != steps[0]).any() or discarded.any() or stream.start_time is None:
+            return None
+        # Frames that are decoded at a constant distance are shown at it; the n-th key frame may be shown after frames
+        # that are decoded later, which `_packets_from` finds out
+        step = int(steps[0])
+        pts = range(stream.start_time, stream.start_time + step * len(rows), step)
+        return FrameIndex(pts, keys.nonzero()[0].tolist(), pts.stop)
+
+    def packet_index(self) -> FrameIndex | None:
+        """The frames as the packets tell them; None if some have no time stamp, or several the same."""
+        if self.container.format.name == "avi" and self.stream.codec_context.has_b_frames:
+            return None  # avi has no time stamps of display; those of FFmpeg are guesses
+        pts, keys, end = array("q"), [], 0
+        try:
+            for packet in self.container.demux(self.stream):
+                self.deadline.check()
+                if packet.size == 0 or self._is_hidden(packet):
+                    continue
+                if packet.pts is None:
+                    return None
+                if packet.is_keyframe:
+                    keys.append(packet.pts)
+                if not packet.is_discard:  # left out by an edit list, but others may need it
+                    pts.append(packet.pts)
+                    end = max(end, packet.pts + (packet.duration or 0))
+        except self.damage:
+            return None
+        stamps = np.unique(np.array(pts, dtype=np.int64))
+        if len(stamps) == 0 or len(stamps) < len(pts):
+            return None
+        numbers = np.unique(np.searchsorted(stamps, keys))
+        return FrameIndex(stamps, numbers[numbers < len(stamps)].tolist(), end)
+
+    def _is_hidden(self, packet: Any) -> bool:
+        """Whether a packet holds a frame that is not shown: VP8 stores such frames by themselves (RFC 6386, 9.1)."""
+        return self.stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
+
+    def frames_at(self, index: FrameIndex, numbers: Iterable[int]) -> dict[int, torch.Tensor]:
+        """Frames (3, H, W), uint8 RGB, by their numbers.
+
+        Raises:
+            MisplacedFrame: If a time stamp of the index does not lead to a frame.
+        """
+        frames = {}
+        for key, run in plan_runs(sorted(set(numbers)), index.keys):
+            for number, frame in self._decode_run(index, key, run):
+                frames[number] = self._to_tensor(frame)
+        return frames
+
+    def _decode_run(self, index: FrameIndex, key: int, run: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        """Decode on from a key frame to the last frame of a run."""
+        context = self.stream.codec_context
+        can_skip = context.name in _SKIPPING
+        wanted = {int(index.pts[number]): number for number in run}
+        to_decode = set(wanted)
+        last = None
+        for packet in self._packets_from(index, key):
+            self.deadline.check()
+            context.skip_frame = "NONREF" if can_skip and packet.pts not in to_decode else "DEFAULT"
+            to_decode.discard(packet.pts)
+            decoded = context.decode(packet)
+            if not to_decode:
+                decoded += context.decode(None)  # what it holds back to bring frames into the order of display
+            for frame in decoded:
+                if frame.pts is None or (last is not None and frame.pts <= last):
+                    raise MisplacedFrame
+                last = frame.pts
+                if frame.pts in wanted:
+                    yield wanted.pop(frame.pts), frame
+            if not to_decode:
+                break
+        if wanted:
+            raise MisplacedFrame
+
+    def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Any]:
+        """Packets from the key frame with a number, or from one before it where seeking does not reach it."""
+        position = bisect_right(index.keys, key) - 1
+        back = 0
+        while True:
+            number = index.keys[max(position - back, 0)]
+            self.container.seek(int(index.pts[number]), stream=self.stream)
+            packets = self.container.demux(self.stream)
+            first = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
+            if first is not None and first.pts is not None and first.pts <= index.pts[key]:
+                break
+            if back > position:
+                raise MisplacedFrame
+            back = 2 * back + 1
+        if isinstance(index.pts, range) and (first.pts not in index.pts or index.pts.index(first.pts) not in index.keys):
+            raise MisplacedFrame  # shown later than it is decoded: the header alone does not tell which frame it is
+        return chain([first], packets)
+
+    def decode_in_order(self) -> Iterator[Any]:
+        """All frames, decoded from the start; packets that cannot be decoded are passed over."""
+        packets = self.container.demux(self.stream)
+        while True:
+            self.deadline.check()
+            try:
+                packet = next(packets, None)
+            except self.damage:  # a damaged file ends where it cannot be read on
+                packet = None
+            try:
+                yield from self.stream.codec_context.decode(packet if packet is not None and packet.size else None)
+            except self.end:
+                return
+            except self.damage:
+                if packet is None:
+                    return
+            if packet is None or packet.size == 0:
+                return
+
+    def count_frames(self) -> int:
+        """The number of frames that decoding from the start gives."""
+        return sum(1 for _ in self.decode_in_order())
+
+    def frames_in_order(self, numbers: Iterable[int]) -> dict[int, torch.Tensor]:
+        """As `frames_at`, decoding from the start."""
+        wanted, frames = set(numbers), {}
+        for number, frame in enumerate(self.decode_in_order()):
+            if number in wanted:
+                frames[number] = self._to_tensor(frame)
+                if len(frames) == len(wanted):
+                    break
+        return frames
+
+    def _to_tensor(self, frame: Any) -> torch.Tensor:
+        """(3, H, W), turned upright. All frames of a video have the size of the stream, which may change on the way."""
+        width, height = self.size
+        rgb = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        self.rotation = frame.rotation % 360
+        return torch.rot90(torch.from_numpy(rgb), self.rotation // 90).permute(2, 0, 1)
+
+
+def plan_runs(numbers: Iterable[int], keys: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Which frames are decoded on from which key frame.
+
+    Args:
+        numbers: Numbers of the frames wanted, ascending.
+        keys: Numbers of the key frames, ascending.
+    """
+    runs: list[tuple[int, list[int]]] = []
+    for number in numbers:
+        position = bisect_right(keys, number) - 1
+        if position < 0:
+            raise MisplacedFrame  # frames before the first key frame
+        if runs and keys[position] - runs[-1][1][-1] <= _SEEK_COST:
+            runs[-1][1].append(number)
+        else:
+            runs.append((keys[position], [number]))
+    return runs

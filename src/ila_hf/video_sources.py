@@ -1,0 +1,157 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Where a video comes from, and what reading it may cost: paths, bytes, file objects and http(s) URLs."""
+
+import http.client
+import os
+import re
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from io import BytesIO
+from os import PathLike
+from typing import Any, BinaryIO
+
+
+VideoSource = str | PathLike | bytes | BinaryIO
+
+URL_TIMEOUT = 30.0  # seconds without an answer
+_CHUNK = 1 << 16  # bytes of a download at a time
+_HEAD = 64  # bytes that tell what a file is
+# Files that make FFmpeg open other files and addresses: HLS, ffconcat, DASH and IMF, SDP
+_PLAYLIST = re.compile(rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|<|v=0|\[playlist\])", re.IGNORECASE)
+
+
+class VideoReadError(ValueError):
+    """A video that cannot be read; the message names it and the cause."""
+
+
+class VideoNotFoundError(VideoReadError, FileNotFoundError):
+    """A path at which there is no file."""
+
+
+@dataclass(frozen=True)
+class VideoLimits:
+    """What reading one video may cost; beyond, it counts as unreadable. None lifts a limit.
+
+    Args:
+        decode_seconds (float, defaults to 120): To download and decode what is asked for.
+        max_pixels (int, defaults to 2²⁶): width · height of a frame; 8K has half as many.
+        max_url_bytes (int, defaults to 2³⁰): Size of the file behind a URL.
+    """
+
+    decode_seconds: float | None = 120.0
+    max_pixels: int | None = 1 << 26
+    max_url_bytes: int | None = 1 << 30
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None and not (isinstance(value, int | float) and value > 0):
+                raise ValueError(f"`{field.name}` must be positive, or None for no limit, got {value!r}.")
+
+    def check_size(self, width: int, height: int) -> None:
+        """Raise VideoReadError for frames that are too large."""
+        if self.max_pixels is not None and width * height > self.max_pixels:
+            raise VideoReadError(f"its frames of {width} × {height} pixels exceed `max_pixels` of {self.max_pixels}")
+
+
+class Deadline:
+    """The end of the time that a video may take; it starts when it is made."""
+
+    def __init__(self, seconds: float | None):
+        self._seconds = seconds
+        self._end = float("inf") if seconds is None else time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raise VideoReadError when the time is over."""
+        if time.monotonic() > self._end:
+            raise VideoReadError(f"it takes longer than `decode_seconds` of {self._seconds}")
+
+
+def is_url(source: Any) -> bool:
+    """Whether a source is an address, `scheme://…`, and not a path."""
+    return isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
+
+
+def source_name(source: Any) -> str:
+    """How messages call a source."""
+    if isinstance(source, bytes):
+        return f"<{len(source)} bytes>"
+    return str(source) if isinstance(source, str | PathLike) else str(getattr(source, "name", source))
+
+
+@contextmanager
+def open_source(source: VideoSource, limits: VideoLimits, deadline: Deadline) -> Iterator[tuple[str | BinaryIO, bytes]]:
+    """A path or a seekable file object that decoders can open more than once, and its first bytes.
+
+    Raises:
+        VideoReadError: For what is no file, for playlists, which name other files, and for URLs that cannot be
+            loaded, that are not http(s) or lead elsewhere, or whose files are too large.
+    """
+    if is_url(source):
+        with tempfile.TemporaryFile() as file:
+            _download(str(source), file, limits, deadline)
+            yield file, _head(file)
+    elif isinstance(source, str | PathLike):
+        path = os.path.abspath(os.fspath(source))  # FFmpeg would take "concat:a" for more than a name
+        if not os.path.exists(path):
+            raise VideoNotFoundError("there is no such file")
+        if not os.path.isfile(path):
+            raise VideoReadError("it is not a file")
+        with open(path, "rb") as file:
+            head = _head(file)
+        yield path, head
+    else:
+        file = BytesIO(source) if isinstance(source, bytes) else source
+        if not (hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable())):
+            file = BytesIO(file.read())
+        yield file, _head(file)
+
+
+def _head(file: BinaryIO) -> bytes:
+    file.seek(0)
+    head = file.read(_HEAD)
+    file.seek(0)
+    if not isinstance(head, bytes):
+        raise VideoReadError("it is opened as text; open it in binary mode")
+    if _PLAYLIST.match(head):
+        raise VideoReadError("it is a playlist, which names other files, not a video")
+    return head
+
+
+def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline) -> None:
+    scheme = url.partition("://")[0].lower()
+    if scheme not in ("http", "https"):
+        raise VideoReadError(f"URLs must be http or https, not {scheme}")
+    too_large = f"it is larger than `max_url_bytes` of {limits.max_url_bytes}"
+    limit = float("inf") if limits.max_url_bytes is None else limits.max_url_bytes
+    # Without handlers for other schemes, a redirect to one of them is an error
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.UnknownHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    try:
+        with opener.open(url, timeout=URL_TIMEOUT) as response:
+            if int(response.headers.get("Content-Length") or 0) > limit:
+                raise VideoReadError(too_large)
+            size = 0
+            while chunk := response.read1(_CHUNK):
+                deadline.check()
+                size += len(chunk)
+                if size > limit:
+                    raise VideoReadError(too_large)
+                file.write(chunk)
+            if response.length:  # read1 takes an early end for the end
+                raise VideoReadError(f"the connection ended {response.length} bytes before the file")
+    except (OSError, http.client.HTTPException) as error:
+        raise VideoReadError(str(error)) from error
