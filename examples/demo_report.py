@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, pipeline
 
 from ila_hf import ILAVideoProcessor
 from ila_hf.motion_videos import OPPOSITES
-from ila_hf.video_data import ClipTransform, collate_clips, load_video_folder
+from ila_hf.video_clips import ClipReader, VideoClips, collate_clips
+from ila_hf.video_data import load_video_folder
 from ila_hf.visualization import visualize_video
 
 
@@ -22,7 +23,7 @@ from ila_hf.visualization import visualize_video
 def shuffled_accuracy(model: PreTrainedModel, processor: ILAVideoProcessor, videos: Path) -> float:
     """Accuracy on the clips with their frames in random order: what is left is a bag of frames."""
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    dataset = load_video_folder(videos, names).with_transform(ClipTransform(processor, train=False))
+    dataset = VideoClips(load_video_folder(videos, names), ClipReader(processor, train=False))
     generator = torch.Generator().manual_seed(0)
     hits = []
     for batch in torch.utils.data.DataLoader(dataset, batch_size=50, collate_fn=collate_clips):

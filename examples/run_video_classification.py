@@ -36,8 +36,13 @@ from ila_hf import (
     ILAProcessor,
     ILAVideoProcessor,
 )
+from ila_hf.class_labels import read_labels
 from ila_hf.training import MaskJitterCallback
-from ila_hf.video_data import ClipTransform, collate_clips, load_video_csv, load_video_folder
+from ila_hf.unreadable_videos import UnreadableVideos
+from ila_hf.video_clips import IGNORED_LABEL, ClipReader, VideoClips, collate_clips
+from ila_hf.video_data import leave_out, load_videos
+from ila_hf.video_reading import VideoLimits
+from ila_hf.video_transforms import names_a_side, training_transform
 
 
 logger = logging.getLogger(__name__)
@@ -78,8 +83,34 @@ class ModelArguments:
 class DataArguments:
     train_dir: str | None = field(default=None, metadata={"help": "Training videos, <class>/<file>."})
     validation_dir: str | None = field(default=None, metadata={"help": "Validation videos, <class>/<file>."})
-    train_file: str | None = field(default=None, metadata={"help": "csv of training videos: video,label."})
-    validation_file: str | None = field(default=None, metadata={"help": "csv of validation videos: video,label."})
+    train_file: str | None = field(
+        default=None, metadata={"help": "List of training videos: csv, json, jsonl or txt; see load_video_list."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "List of validation videos."})
+    video_root: str | None = field(
+        default=None, metadata={"help": "Folder of the videos of a list; default: its own."}
+    )
+    allow_outside_root: bool = field(default=False, metadata={"help": "A list may name files outside that folder."})
+    labels_file: str | None = field(
+        default=None, metadata={"help": "Names of the classes in the order of their ids: csv, json or txt."}
+    )
+    unreadable_file: str | None = field(
+        default=None, metadata={"help": "What `ila-hf check` has written: videos to leave out of the training."}
+    )
+    on_eval_error: str = field(
+        default="error",
+        metadata={
+            "help": "A validation video that cannot be read ends the run, or is scored as wrong.",
+            "choices": ["error", "wrong"],
+        },
+    )
+    decode_seconds: float | None = field(
+        default=VideoLimits.decode_seconds, metadata={"help": "A video that takes longer counts as unreadable."}
+    )
+    augment: bool = field(
+        default=False,
+        metadata={"help": "Crop, flip and recolour training clips; no flip if a class names a side."},
+    )
     max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with the seed."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with the seed."})
     class_text_template: str = field(
@@ -87,16 +118,23 @@ class DataArguments:
     )
 
 
-def load_split(folder: str | None, file: str | None, limit: int | None, seed: int, names=None) -> Dataset | None:
-    """One split from a folder or a csv; None if neither is given."""
+def load_split(arguments: DataArguments, split: str, limit: int | None, seed: int, names=None) -> Dataset | None:
+    """One split from a folder or a list; None if neither is given."""
+    folder, file = getattr(arguments, f"{split}_dir"), getattr(arguments, f"{split}_file")
     if folder is not None and file is not None:
-        raise ValueError(f"Give a folder or a csv for a split, not both: {folder!r} and {file!r}.")
+        raise ValueError(f"Give a folder or a list for a split, not both: {folder!r} and {file!r}.")
     if folder is not None:
-        dataset = load_video_folder(folder, names)
+        dataset = load_videos(folder, names)
     elif file is not None:
-        dataset = load_video_csv(file, names)
+        dataset = load_videos(file, names, arguments.video_root, arguments.allow_outside_root)
     else:
         return None
+    if split == "train" and arguments.unreadable_file is not None:
+        if not Path(arguments.unreadable_file).is_file():
+            raise FileNotFoundError(f"There is no file {arguments.unreadable_file!r} (--unreadable_file).")
+        count = len(dataset)
+        dataset = leave_out(dataset, UnreadableVideos(arguments.unreadable_file).read())
+        logger.info(f"{count - len(dataset)} of {count} training videos are left out as unreadable.")
     return dataset if limit is None else dataset.shuffle(seed=seed).select(range(min(limit, len(dataset))))
 
 
@@ -154,16 +192,17 @@ def load_model(arguments: ModelArguments, config: ILAConfig, head: str):
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Top-1 and top-5 accuracy in [0, 1]."""
+    """Top-1 and top-5 accuracy in [0, 1], over all videos: one that cannot be read is a miss."""
     ranks = np.argsort(-prediction.predictions, axis=1)
     hits = ranks == prediction.label_ids[:, None]
     return {"top1": float(hits[:, :1].any(1).mean()), "top5": float(hits[:, :5].any(1).mean())}
 
 
 def write_confusion_matrix(path: Path, logits: np.ndarray, labels: np.ndarray, names: list[str]) -> None:
-    """A csv whose rows are the true classes and whose columns count the predicted ones."""
+    """A csv: rows are the true classes, columns count the predicted ones, over the videos that could be read."""
     matrix = np.zeros((len(names), len(names)), dtype=int)
-    np.add.at(matrix, (labels, logits.argmax(1)), 1)
+    read = labels != IGNORED_LABEL
+    np.add.at(matrix, (labels[read], logits.argmax(1)[read]), 1)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["true \\ predicted", *names])
@@ -185,14 +224,14 @@ def main() -> None:
 
     # 2. Data: the classes are those of the training split; without one, those of the model
     config = load_config(model_args)
-    train = load_split(data_args.train_dir, data_args.train_file, data_args.max_train_samples, training_args.seed)
+    names = read_labels(data_args.labels_file) if data_args.labels_file else None
+    train = load_split(data_args, "train", data_args.max_train_samples, training_args.seed, names)
     if training_args.do_train and train is None:
         raise ValueError("--do_train needs --train_dir or --train_file.")
-    has_classes = train is None and is_ila_checkpoint(model_args, config)
-    names = [config.id2label[i] for i in range(config.num_labels)] if has_classes else None
+    has_classes = train is None and names is None and is_ila_checkpoint(model_args, config)
+    names = [config.id2label[i] for i in range(config.num_labels)] if has_classes else names
     names = train.features["label"].names if train else names
-    limit = data_args.max_eval_samples
-    validation = load_split(data_args.validation_dir, data_args.validation_file, limit, training_args.seed, names)
+    validation = load_split(data_args, "validation", data_args.max_eval_samples, training_args.seed, names)
     if training_args.do_eval and validation is None:
         raise ValueError("--do_eval needs --validation_dir or --validation_file.")
     if names is None:
@@ -215,12 +254,20 @@ def main() -> None:
     model.freeze(*model_args.freeze)
     video_processor = getattr(processor, "video_processor", processor)
 
-    # 4. Train
+    # 4. Clips: videos that cannot be read are listed in the output folder
+    unreadable = UnreadableVideos(Path(training_args.output_dir) / "unreadable_videos.jsonl")
+    limits = VideoLimits(decode_seconds=data_args.decode_seconds)
+    flip = 0.0 if names_a_side(names) else 0.5
+    transform = training_transform(video_processor, flip=flip) if data_args.augment else None
+    read_train = ClipReader(video_processor, True, transform, unreadable=unreadable, limits=limits)
+    read_eval = ClipReader(video_processor, False, None, data_args.on_eval_error, unreadable, limits)
+
+    # 5. Train
     trainer = Trainer(
         model=model,
         args=training_args,
-        train_dataset=train.with_transform(ClipTransform(video_processor, train=True)) if train else None,
-        eval_dataset=validation.with_transform(ClipTransform(video_processor, train=False)) if validation else None,
+        train_dataset=VideoClips(train, read_train) if train else None,
+        eval_dataset=VideoClips(validation, read_eval) if validation else None,
         processing_class=processor,
         data_collator=collate_clips,
         compute_metrics=compute_metrics,
@@ -232,13 +279,15 @@ def main() -> None:
         trainer.save_metrics("train", result.metrics)
         trainer.save_state()
 
-    # 5. Evaluate
+    # 6. Evaluate
     if training_args.do_eval:
         result = trainer.predict(trainer.eval_dataset, metric_key_prefix="eval")
         trainer.log_metrics("eval", result.metrics)
         trainer.save_metrics("eval", result.metrics)
         matrix = Path(training_args.output_dir) / "confusion_matrix.csv"
         write_confusion_matrix(matrix, result.predictions, result.label_ids, names)
+    if len(unreadable):
+        logger.warning(f"{len(unreadable)} videos could not be read; they are listed in {unreadable.file}.")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from .modeling_ila import (
 from .processing_ila import ILAProcessor
 from .sampling import sample_frame_indices
 from .video_processing_ila import ILAVideoProcessor
-from .video_reading import VideoReadError, read_video
+from .video_reading import read_video
+from .video_sources import VideoLimits, VideoReadError
 
 
 __version__ = "0.1.0"
@@ -56,6 +57,7 @@ __all__ = [
     "ILAVideoProcessor",
     "ILAVisionConfig",
     "ILAVisionModel",
+    "VideoLimits",
     "VideoReadError",
     "__version__",
     "read_video",

@@ -7,6 +7,7 @@ import importlib
 
 # sub-command -> (module with `add_arguments` and `run`, help); a module is imported only when it is asked for
 COMMANDS = {
+    "check": ("unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("convert_ila_checkpoint", "convert a released checkpoint"),
     "motion-videos": ("motion_videos", "make a small labelled video set"),
     "tiny-model": ("tiny", "make a tiny model to train from scratch"),

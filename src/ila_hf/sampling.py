@@ -59,10 +59,7 @@ def sample_frame_indices(
     place, places = 2 * clip + 1, 2 * num_clips  # the place as a fraction of whole numbers: nothing is rounded
     if strategy == "dense":
         room = max(n - num_frames * frame_sampling_rate, 0)
-        if generator is None:
-            start = room * place // places
-        else:
-            start = int(torch.randint(room + 1, (), generator=generator))
+        start = room * place // places if generator is None else int(torch.randint(room + 1, (), generator=generator))
         return (start + frame_sampling_rate * frames).clamp(max=n - 1).tolist()
     if strategy == "uniform":
         bounds = [round((n - 1) * i / num_frames) for i in range(num_frames + 1)]

@@ -55,8 +55,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
             and right, or top, centre and bottom. With more than one view, `pixel_values` are (B, V, T, 3, S, S), the
             crops of the first clip first; the published results are of 4 clips × 3 crops, softmax scores averaged.
         do_sample_frames (bool, optional):
-            True: sample `num_frames` (or `fps`) from everything. False: keep all frames. Default: sample from files
-            and decoders, keep frames that were already decoded.
+            True: sample `num_frames` (or `fps`) from everything. False: keep all frames, which are the clips one after
+            the other. Default: sample from files and decoders, and where there are several clips; keep frames that
+            were already decoded.
         size (dict, defaults to {"shortest_edge": 256}): One view: the short side is resized to 256·(S / 224).
         crop_size (dict, defaults to {"height": 224, "width": 224}): S × S from the centre.
         kwargs: As in every video processor of transformers.
@@ -125,8 +126,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
             if num_clips != 1:
                 raise ValueError(f"`fps` takes one clip, got `num_clips` of {num_clips}.")
             return default_sample_indices_fn(metadata, fps=fps).tolist()
-        clips = [
-            sample_frame_indices(
+        indices: list[int] = []
+        for clip in range(num_clips):
+            indices += sample_frame_indices(
                 metadata.total_num_frames,
                 self.num_frames if num_frames is None else num_frames,
                 self.sampling_strategy if sampling_strategy is None else sampling_strategy,
@@ -134,9 +136,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
                 clip=clip,
                 num_clips=num_clips,
             )
-            for clip in range(num_clips)
-        ]
-        return sum(clips, [])
+        return indices
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Process one video or a batch; see the class for what a video may be.
@@ -159,9 +159,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"`num_clips` must be at least 1, got {num_clips!r}.")
         if num_crops not in (1, 3):
             raise ValueError(f"`num_crops` must be 1 or 3, got {num_crops!r}.")
-        if num_clips > 1:
-            if do_sample_frames is False:
-                raise ValueError(f"`num_clips` of {num_clips} are sampled: `do_sample_frames` must not be False.")
+        if num_clips > 1 and do_sample_frames is None:
             do_sample_frames = True
         names = ("num_frames", "fps", "sampling_strategy", "frame_sampling_rate", "num_clips")
         sampler = partial(self.sample_frames, **{name: kwargs.get(name) for name in names})
@@ -173,6 +171,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
             kwargs.pop("input_data_format", None),
         )
         lengths = [len(video) for video in videos]
+        if any(length % num_clips for length in lengths):
+            raise ValueError(f"Videos of {lengths} frames make no {num_clips} clips each: sample frames.")
         if kwargs.get("return_tensors") is not None and len(set(lengths)) > 1:
             raise ValueError(f"Videos of {lengths} frames make no batch: pass `do_sample_frames=True`.")
         return super().preprocess(

@@ -1,8 +1,8 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Read chosen frames of a video: one function, two decoders, one answer.
 
-torchcodec decodes where it can be imported, which takes FFmpeg's libraries on the system, and where it gives the frames
-that decoding from the start gives; PyAV, which brings its own FFmpeg, decodes everywhere else.
+torchcodec decodes where it can be imported, which takes FFmpeg's libraries on the system, and where it gives the
+frames that decoding from the start gives; PyAV, which brings its own FFmpeg, decodes everywhere else.
 """
 
 import functools
@@ -14,17 +14,17 @@ from typing import Any, BinaryIO, Literal, get_args
 import torch
 from transformers.video_utils import VideoMetadata
 
-from .video_seeking import FrameIndex, MisplacedFrame, SeekableVideo
+from .video_seeking import FrameIndex, MisplacedFrameError, SeekableVideo
 from .video_sources import Deadline, VideoLimits, VideoReadError, VideoSource, open_source, source_name
 
 
 VideoBackend = Literal["torchcodec", "pyav"]
 FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 
-# First bytes of mp4 and mov (a box of one of these types), and of mkv and webm. In other containers (mpg, ts, avi)
-# torchcodec returns frames that are not those asked for.
-_ISO_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
-_MATROSKA = b"\x1a\x45\xdf\xa3"
+# In other containers (mpg, ts, avi) torchcodec returns frames that are not those asked for
+_CONTAINERS = {"mp4", "matroska"}
+# Not VP8, whose packets may hold frames that are not shown: torchcodec counts those
+_CODECS = ("h264", "hevc", "vp9", "av1")
 # 8 bits: from more, releases of FFmpeg do not make the same RGB
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "gray", "rgb24", "gbrp")
 
@@ -102,12 +102,8 @@ def read_video(
         return _read_decoder(source, sampler)
     limits = limits or VideoLimits()
     deadline = Deadline(limits.decode_seconds)
-    with _named(source), open_source(source, limits, deadline) as (file, head):
-        if backend != "pyav" and torchcodec_decoder() is not None and _suits_torchcodec(head):
-            answer = _read_torchcodec(file, sampler, limits, deadline)
-            if answer is not None:
-                return answer
-        return _read_pyav(file, sampler, limits, deadline)
+    with _named(source), open_source(source, limits, deadline) as file:
+        return _read_file(file, sampler, backend != "pyav", limits, deadline)
 
 
 def _all_frames(metadata: VideoMetadata) -> range:
@@ -123,7 +119,8 @@ def _named(source: Any) -> Iterator[None]:
         yield
     except (VideoReadError, av.FFmpegError, OSError, MemoryError) as error:
         kind = type(error) if isinstance(error, VideoReadError) else VideoReadError
-        raise kind(f"Cannot read the video {source_name(source)!r}: {error or type(error).__name__}") from error
+        cause = (isinstance(error, av.FFmpegError) and error.strerror) or str(error) or type(error).__name__
+        raise kind(f"Cannot read the video {source_name(source)!r}: {cause}") from error
 
 
 def _sample(sampler: FrameSampler, metadata: VideoFileMetadata) -> list[int]:
@@ -138,62 +135,22 @@ def _sample(sampler: FrameSampler, metadata: VideoFileMetadata) -> list[int]:
     return indices
 
 
-# --------------------------------------------------------------------------------------------------------- torchcodec
-
-
-def _suits_torchcodec(head: bytes) -> bool:
-    return head[4:8] in _ISO_BOXES or head[:4] == _MATROSKA
-
-
-def _decoder_metadata(decoder: Any) -> VideoFileMetadata:
+def _read_decoder(decoder: Any, sampler: FrameSampler) -> tuple[torch.Tensor, VideoFileMetadata]:
     info = decoder.metadata
-    return VideoFileMetadata(
+    metadata = VideoFileMetadata(
         total_num_frames=len(decoder),
         fps=info.average_fps,
         width=info.width,
         height=info.height,
         duration=info.duration_seconds,
         video_backend="torchcodec",
-        rotation=int(getattr(info, "rotation", None) or 0) % 360,
+        rotation=round(getattr(info, "rotation", None) or 0) % 360,
     )
-
-
-def _read_decoder(decoder: Any, sampler: FrameSampler) -> tuple[torch.Tensor, VideoFileMetadata]:
-    metadata = _decoder_metadata(decoder)
     return decoder.get_frames_at(indices=_sample(sampler, metadata)).data, metadata
 
 
-def _read_torchcodec(
-    file: str | BinaryIO, sampler: FrameSampler, limits: VideoLimits, deadline: Deadline
-) -> tuple[torch.Tensor, VideoFileMetadata] | None:
-    """None: let PyAV try, whose FFmpeg may be another, and which tells more of what is wrong."""
-    failures = (RuntimeError, ValueError, IndexError, TypeError, StopIteration)  # of torchcodec for damaged files
-    try:
-        decoder = torchcodec_decoder()(file)
-        metadata = _decoder_metadata(decoder)
-    except failures:
-        return None
-    if decoder.metadata.pixel_format not in _PIXEL_FORMATS or not metadata.total_num_frames or not metadata.width:
-        return None
-    limits.check_size(metadata.width, metadata.height)
-    indices = _sample(sampler, metadata)
-    decoded = {}
-    for i in sorted(set(indices)):  # one by one, for the time; it decodes on where that is cheaper
-        deadline.check()
-        try:
-            decoded[i] = decoder.get_frame_at(i).data
-        except failures:
-            return None
-        if decoded[i].shape[1:] != (metadata.height, metadata.width):
-            return None  # the size changes in mid-stream
-    return torch.stack([decoded[i] for i in indices]), metadata
-
-
-# --------------------------------------------------------------------------------------------------------------- PyAV
-
-
-def _read_pyav(
-    file: str | BinaryIO, sampler: FrameSampler, limits: VideoLimits, deadline: Deadline
+def _read_file(
+    file: str | BinaryIO, sampler: FrameSampler, with_torchcodec: bool, limits: VideoLimits, deadline: Deadline
 ) -> tuple[torch.Tensor, VideoFileMetadata]:
     """By the header, by the packets, or from the start: the first way that leads to the frames."""
     for find in (SeekableVideo.header_index, SeekableVideo.packet_index):
@@ -201,33 +158,30 @@ def _read_pyav(
             index = find(video)
             if index is None:
                 continue
-            metadata = _pyav_metadata(video, len(index.pts), index)
+            metadata = _metadata(video, len(index.pts), index)
             indices = _sample(sampler, metadata)
             try:
-                return _stack(video, video.frames_at(index, indices), indices, metadata)
-            except (MisplacedFrame, *video.damage):
+                if with_torchcodec and _suits_torchcodec(video, index, indices):
+                    decoded = _torchcodec_frames(file, video, index, indices)
+                    if decoded is None:  # it has moved the position in the file
+                        return _read_file(file, sampler, False, limits, deadline)
+                    metadata.video_backend = "torchcodec"
+                    return _clip(decoded, video, metadata)
+                return _clip(video.frames_at(index, indices), video, metadata)
+            except (MisplacedFrameError, *video.damage):
                 continue
     with SeekableVideo(file, limits, deadline) as video:
         num_frames = video.count_frames()
     if num_frames == 0:
         raise VideoReadError("no frame of it can be decoded")
     with SeekableVideo(file, limits, deadline) as video:
-        metadata = _pyav_metadata(video, num_frames)
-        indices = _sample(sampler, metadata)
-        return _stack(video, video.frames_in_order(indices), indices, metadata)
+        metadata = _metadata(video, num_frames)
+        return _clip(video.frames_in_order(_sample(sampler, metadata)), video, metadata)
 
 
-def _stack(
-    video: SeekableVideo, frames: dict[int, torch.Tensor], indices: list[int], metadata: VideoFileMetadata
-) -> tuple[torch.Tensor, VideoFileMetadata]:
-    clip = torch.stack([frames[i] for i in indices])
-    metadata.rotation = video.rotation
-    metadata.height, metadata.width = clip.shape[-2:]
-    return clip, metadata
-
-
-def _pyav_metadata(video: SeekableVideo, num_frames: int, index: FrameIndex | None = None) -> VideoFileMetadata:
+def _metadata(video: SeekableVideo, num_frames: int, index: FrameIndex | None = None) -> VideoFileMetadata:
     stream = video.stream
+    duration: float | None
     if index is not None:
         duration = float((index.end - int(index.pts[0])) * stream.time_base)
     elif stream.duration is not None:
@@ -242,3 +196,49 @@ def _pyav_metadata(video: SeekableVideo, num_frames: int, index: FrameIndex | No
         duration=duration,
         video_backend="pyav",
     )
+
+
+def _clip(
+    frames: dict[int, torch.Tensor], video: SeekableVideo, metadata: VideoFileMetadata
+) -> tuple[torch.Tensor, VideoFileMetadata]:
+    clip = torch.stack([frames[i] for i in metadata.frames_indices or []])
+    metadata.rotation = video.rotation
+    metadata.height, metadata.width = clip.shape[-2:]
+    return clip, metadata
+
+
+def _suits_torchcodec(video: SeekableVideo, index: FrameIndex, indices: Sequence[int]) -> bool:
+    context = video.stream.codec_context
+    if torchcodec_decoder() is None or _CONTAINERS.isdisjoint(video.container.format.name.split(",")):
+        return False
+    if context.codec.canonical_name not in _CODECS or context.pix_fmt not in _PIXEL_FORMATS:
+        return False
+    video.check_runs(index, indices)  # what raises an error here, torchcodec would not notice
+    return True
+
+
+def _torchcodec_frames(
+    file: str | BinaryIO, video: SeekableVideo, index: FrameIndex, indices: Sequence[int]
+) -> dict[int, torch.Tensor] | None:
+    """None: let PyAV try, whose FFmpeg may be another, and which passes over what is damaged."""
+    # Where the header tells the time stamps, no pass over the packets is needed
+    seek_mode = "approximate" if isinstance(index.pts, range) else "exact"
+    time_base = video.stream.time_base
+    try:
+        if not isinstance(file, str):
+            file.seek(0)
+        decoder = torchcodec_decoder()(file, stream_index=video.stream.index, seek_mode=seek_mode)
+        frames = {}
+        for i in sorted(set(indices)):  # one by one, for the time; it decodes on where that is cheaper
+            video.deadline.check()
+            frame = decoder.get_frame_at(i)
+            if round(frame.pts_seconds / time_base) != index.pts[i]:
+                return None
+            frames[i] = frame.data
+        video.rotation = round(getattr(decoder.metadata, "rotation", None) or 0) % 360
+    except (RuntimeError, ValueError, IndexError, TypeError, StopIteration):  # what it raises for damaged files
+        return None
+    size = video.size if video.rotation % 180 == 0 else video.size[::-1]
+    if any(frame.shape[1:] != size[::-1] for frame in frames.values()):
+        return None  # the size changes in mid-stream
+    return frames

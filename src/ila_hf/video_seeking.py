@@ -26,14 +26,14 @@ _SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
 
 
 class FrameIndex(NamedTuple):
-    """Time stamps of the frames in the order of display, numbers of the key frames, ascending, and when it all ends."""
+    """Time stamps of the frames in the order of display, numbers of the key frames, ascending, and the end."""
 
-    pts: Sequence[int]
+    pts: range | np.ndarray
     keys: Sequence[int]
     end: int
 
 
-class MisplacedFrame(Exception):
+class MisplacedFrameError(Exception):
     """The time stamps of a file do not lead to its frames."""
 
 
@@ -56,7 +56,7 @@ class SeekableVideo:
             file.seek(0)
         # What a file refers to is opened over no network
         options = {"protocol_whitelist": "file" if isinstance(file, str) else "none"}
-        self.container = av.open(file, options=options, metadata_errors="replace")
+        self.container: Any = av.open(file, options=options, metadata_errors="replace")
         self.rotation = 0
         try:
             self.stream = self._video_stream()
@@ -136,7 +136,7 @@ class SeekableVideo:
         """Frames (3, H, W), uint8 RGB, by their numbers.
 
         Raises:
-            MisplacedFrame: If a time stamp of the index does not lead to a frame.
+            MisplacedFrameError: If a time stamp of the index does not lead to a frame.
         """
         frames = {}
         for key, run in plan_runs(sorted(set(numbers)), index.keys):
@@ -160,17 +160,18 @@ class SeekableVideo:
                 decoded += context.decode(None)  # what it holds back to bring frames into the order of display
             for frame in decoded:
                 if frame.pts is None or (last is not None and frame.pts <= last):
-                    raise MisplacedFrame
+                    raise MisplacedFrameError
                 last = frame.pts
                 if frame.pts in wanted:
                     yield wanted.pop(frame.pts), frame
             if not to_decode:
                 break
         if wanted:
-            raise MisplacedFrame
+            raise MisplacedFrameError
 
     def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Any]:
         """Packets from the key frame with a number, or from one before it where seeking does not reach it."""
+        context = self.stream.codec_context
         position = bisect_right(index.keys, key) - 1
         back = 0
         while True:
@@ -181,11 +182,20 @@ class SeekableVideo:
             if first is not None and first.pts is not None and first.pts <= index.pts[key]:
                 break
             if back > position:
-                raise MisplacedFrame
+                raise MisplacedFrameError
             back = 2 * back + 1
-        if isinstance(index.pts, range) and (first.pts not in index.pts or index.pts.index(first.pts) not in index.keys):
-            raise MisplacedFrame  # shown later than it is decoded: the header alone does not tell which frame it is
+        if isinstance(index.pts, range) and (
+            first.pts not in index.pts or index.pts.index(first.pts) not in index.keys
+        ):
+            raise MisplacedFrameError  # shown after frames that are decoded later: the header does not tell which
+        if context.name == "h264" and not _is_intra(bytes(first), context.extradata):
+            raise MisplacedFrameError
         return chain([first], packets)
+
+    def check_runs(self, index: FrameIndex, numbers: Iterable[int]) -> None:
+        """Raise MisplacedFrameError where frames cannot be decoded from the key frame before them, as far as told."""
+        for key, _ in plan_runs(sorted(set(numbers)), index.keys):
+            self._packets_from(index, key)
 
     def decode_in_order(self) -> Iterator[Any]:
         """All frames, decoded from the start; packets that cannot be decoded are passed over."""
@@ -221,11 +231,32 @@ class SeekableVideo:
         return frames
 
     def _to_tensor(self, frame: Any) -> torch.Tensor:
-        """(3, H, W), turned upright. All frames of a video have the size of the stream, which may change on the way."""
+        """(3, H, W), turned upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
         rgb = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
         self.rotation = frame.rotation % 360
         return torch.rot90(torch.from_numpy(rgb), self.rotation // 90).permute(2, 0, 1)
+
+
+def _is_intra(packet: bytes, extradata: bytes | None) -> bool:
+    """Whether the first slice of an H.264 packet is intra.
+
+    Encoders with intra refresh mark frames as key frames that are whole only some frames later, and not to the last
+    bit: what is decoded from there is not what decoding from the start gives.
+    """
+    if extradata and extradata[0] == 1:  # units of data with their length in front (ISO 14496-15, 5.3.3.1)
+        size, units, start = (extradata[4] & 3) + 1, [], 0
+        while start + size < len(packet):
+            end = start + size + int.from_bytes(packet[start : start + size], "big")
+            units.append(packet[start + size : end])
+            start = end
+    else:  # with a mark in front (H.264, annex B)
+        units = packet.split(b"\0\0\1")[1:]
+    slices = [unit for unit in units if unit and unit[0] & 0x1F in (1, 5)]
+    if not slices or len(slices[0]) < 3:
+        return False
+    bits = f"{int.from_bytes(slices[0][1:3], 'big'):016b}"
+    return bits.startswith(("1011", "10001000"))  # the first block is 0, the type 2 or 7 (H.264, 7.3.3 and 9.1)
 
 
 def plan_runs(numbers: Iterable[int], keys: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -239,7 +270,7 @@ def plan_runs(numbers: Iterable[int], keys: Sequence[int]) -> list[tuple[int, li
     for number in numbers:
         position = bisect_right(keys, number) - 1
         if position < 0:
-            raise MisplacedFrame  # frames before the first key frame
+            raise MisplacedFrameError  # frames before the first key frame
         if runs and keys[position] - runs[-1][1][-1] <= _SEEK_COST:
             runs[-1][1].append(number)
         else:

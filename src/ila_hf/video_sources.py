@@ -38,12 +38,12 @@ class VideoLimits:
 
     Args:
         decode_seconds (float, defaults to 120): To download and decode what is asked for.
-        max_pixels (int, defaults to 2²⁶): width · height of a frame; 8K has half as many.
+        max_pixels (int, defaults to 2²⁵): width · height of a frame; 8K fits.
         max_url_bytes (int, defaults to 2³⁰): Size of the file behind a URL.
     """
 
     decode_seconds: float | None = 120.0
-    max_pixels: int | None = 1 << 26
+    max_pixels: int | None = 1 << 25
     max_url_bytes: int | None = 1 << 30
 
     def __post_init__(self) -> None:
@@ -84,34 +84,36 @@ def source_name(source: Any) -> str:
 
 
 @contextmanager
-def open_source(source: VideoSource, limits: VideoLimits, deadline: Deadline) -> Iterator[tuple[str | BinaryIO, bytes]]:
-    """A path or a seekable file object that decoders can open more than once, and its first bytes.
+def open_source(source: VideoSource, limits: VideoLimits, deadline: Deadline) -> Iterator[str | BinaryIO]:
+    """A path or a seekable file object that decoders can open more than once.
 
     Raises:
         VideoReadError: For what is no file, for playlists, which name other files, and for URLs that cannot be
             loaded, that are not http(s) or lead elsewhere, or whose files are too large.
     """
     if is_url(source):
-        with tempfile.TemporaryFile() as file:
-            _download(str(source), file, limits, deadline)
-            yield file, _head(file)
+        with tempfile.TemporaryFile() as download:
+            _download(str(source), download, limits, deadline)
+            _check_head(download)
+            yield download
     elif isinstance(source, str | PathLike):
         path = os.path.abspath(os.fspath(source))  # FFmpeg would take "concat:a" for more than a name
         if not os.path.exists(path):
             raise VideoNotFoundError("there is no such file")
         if not os.path.isfile(path):
             raise VideoReadError("it is not a file")
-        with open(path, "rb") as file:
-            head = _head(file)
-        yield path, head
+        with open(path, "rb") as content:
+            _check_head(content)
+        yield path
     else:
-        file = BytesIO(source) if isinstance(source, bytes) else source
+        file: Any = BytesIO(source) if isinstance(source, bytes) else source
         if not (hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable())):
             file = BytesIO(file.read())
-        yield file, _head(file)
+        _check_head(file)
+        yield file
 
 
-def _head(file: BinaryIO) -> bytes:
+def _check_head(file: BinaryIO) -> None:
     file.seek(0)
     head = file.read(_HEAD)
     file.seek(0)
@@ -119,7 +121,6 @@ def _head(file: BinaryIO) -> bytes:
         raise VideoReadError("it is opened as text; open it in binary mode")
     if _PLAYLIST.match(head):
         raise VideoReadError("it is a playlist, which names other files, not a video")
-    return head
 
 
 def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline) -> None:

@@ -1,0 +1,189 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Clips for training and evaluation from the data sets of video_data.py, decoded when they are asked for."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from datasets import Dataset, IterableDataset
+from huggingface_hub import HfFileSystem
+
+from .sampling import sample_frame_indices
+from .unreadable_videos import UnreadableVideos
+from .video_processing_ila import ILAVideoProcessor
+from .video_reading import VideoBackend, read_video
+from .video_sources import VideoLimits, VideoReadError, source_name
+
+
+ErrorPolicy = Literal["skip", "error", "wrong"]
+IGNORED_LABEL = -100  # what losses leave out and no prediction equals
+_TRIES = 100  # unreadable videos in a row that end a run: then it is not the videos
+
+
+class ClipReader:
+    """Reads the clip of a row: `pixel_values` (T, 3, S, S), or (V, T, 3, S, S) with several views, and `labels`.
+
+    In training the frames are drawn at random from torch's generator, which data loaders seed for every worker, and
+    go through `transform`. In evaluation they are those of the processor.
+
+    Args:
+        processor: Tells T, S, how frames are sampled and pixels normalised, and the views of an evaluation.
+        train: Whether to draw at random.
+        transform: For training: frames (T, 3, H, W), uint8, to (T, 3, S, S), such as [`training_transform`]. Default:
+            resize and crop as in evaluation.
+        on_error: What becomes of a video that cannot be read. "skip": another one is drawn, or, in a stream, the next
+            follows. "error": an error. "wrong": a black clip whose label, -100, counts neither for the loss nor as a
+            hit. Default: "skip" in training, "error" in evaluation.
+        unreadable: The list of videos that could not be read; each is reported once.
+        limits: What reading a video may cost.
+        backend: See [`read_video`].
+
+    Raises:
+        ValueError: For unknown policies, and for "skip" in evaluation, which would drop videos from the metric.
+    """
+
+    def __init__(
+        self,
+        processor: ILAVideoProcessor,
+        train: bool,
+        transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        on_error: ErrorPolicy | None = None,
+        unreadable: UnreadableVideos | None = None,
+        limits: VideoLimits | None = None,
+        backend: VideoBackend | None = None,
+    ):
+        on_error = on_error or ("skip" if train else "error")
+        if on_error not in get_args(ErrorPolicy) or (on_error == "skip" and not train):
+            allowed = get_args(ErrorPolicy) if train else get_args(ErrorPolicy)[1:]
+            raise ValueError(
+                f"`on_error` must be one of {allowed} in {'training' if train else 'evaluation'}, got {on_error!r}."
+            )
+        self.processor, self.train, self.transform, self.on_error = processor, train, transform, on_error
+        self.unreadable = UnreadableVideos() if unreadable is None else unreadable
+        self.limits, self.backend = limits, backend
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        """The clip of a row with `video` and `label`; None for a video to skip.
+
+        Raises:
+            VideoReadError: If the video cannot be read and the policy is "error".
+        """
+        try:
+            return {"pixel_values": self._clip(row["video"]), "labels": row["label"]}
+        except VideoReadError as error:
+            self.unreadable.add(video_name(row["video"]), str(error))
+            if self.on_error == "error":
+                raise
+        if self.on_error == "skip":
+            return None
+        size, num_frames = self.processor.crop_size, self.processor.num_clips * self.processor.num_frames
+        black = torch.zeros(num_frames, 3, size["height"], size["width"], dtype=torch.uint8)
+        return {"pixel_values": self._process(black), "labels": IGNORED_LABEL}
+
+    def _clip(self, video: Any) -> torch.Tensor:
+        processor = self.processor
+        sampler = partial(_draw, processor) if self.train else processor.sample_frames
+        try:
+            frames, _ = read_video(_open(video), sampler, self.backend, self.limits)
+        except VideoReadError as error:
+            if isinstance(video, dict):  # bytes have no name
+                raise type(error)(f"{video['path']}: {error}") from error
+            raise
+        if not self.train:
+            return self._process(frames)
+        if self.transform is None:
+            return self._process(frames, num_clips=1, num_crops=1)
+        return self._process(self.transform(frames), num_clips=1, num_crops=1, do_resize=False, do_center_crop=False)
+
+    def _process(self, frames: torch.Tensor, **arguments: Any) -> torch.Tensor:
+        batch = self.processor(frames, do_sample_frames=False, return_tensors="pt", **arguments)
+        return batch["pixel_values"][0]
+
+
+def video_name(video: Any) -> str:
+    """How reports call the video of a row."""
+    if isinstance(video, dict):
+        return str(video.get("path") or source_name(video.get("bytes")))
+    return source_name(video)
+
+
+def _open(video: Any) -> Any:
+    """What [`read_video`] takes: a row may hold a dict of path and bytes, or a path on the Hub."""
+    if isinstance(video, dict):
+        video = video["path"] if video.get("bytes") is None else video["bytes"]
+    if isinstance(video, str) and video.startswith("hf://"):
+        try:
+            return HfFileSystem().open(video)
+        except OSError as error:
+            raise VideoReadError(f"Cannot read the video {video!r}: {error}") from error
+    return video
+
+
+def _draw(processor: ILAVideoProcessor, metadata: Any) -> list[int]:
+    return sample_frame_indices(
+        metadata.total_num_frames,
+        processor.num_frames,
+        processor.sampling_strategy,
+        processor.frame_sampling_rate,
+        torch.default_generator,
+    )
+
+
+class VideoClips(torch.utils.data.Dataset):
+    """The clips of a data set with random access; a video to skip is replaced by another, drawn at random."""
+
+    def __init__(self, data: Dataset, reader: ClipReader):
+        self.data, self.reader = data, reader
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """
+        Raises:
+            VideoReadError: If the policy says so, or if a hundred videos in a row cannot be read.
+        """
+        for _ in range(_TRIES):
+            sample = self.reader(self.data[index])
+            if sample is not None:
+                return sample
+            index = int(torch.randint(len(self), ()))
+        raise VideoReadError(f"{_TRIES} videos in a row cannot be read; the last: {self.data[index]['video']!r}.")
+
+
+def stream_clips(data: IterableDataset, reader: ClipReader, num_processes: int = 1) -> IterableDataset:
+    """The clips of a data set that streams; a video to skip is left out.
+
+    With Trainer or accelerate set `dispatch_batches=False`: each process then reads shards of its own.
+
+    Args:
+        data: From [`load_video_dataset`].
+        reader: Makes clips of its rows.
+        num_processes: Processes that share it.
+
+    Raises:
+        ValueError: If there are fewer shards than processes, each of which would then decode everything.
+    """
+    if data.num_shards < num_processes:
+        raise ValueError(
+            f"{data.num_shards} shards cannot be shared by {num_processes} processes: write the data set as "
+            f"{num_processes} shards or more."
+        )
+
+    def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pairs = zip(rows["video"], rows["label"], strict=True)
+        samples = [reader({"video": video, "label": label}) for video, label in pairs]
+        kept = [sample for sample in samples if sample is not None]
+        return {name: [sample[name] for sample in kept] for name in ("pixel_values", "labels")}
+
+    rows = data.select_columns(["video", "label"])
+    return rows.map(read, batched=True, batch_size=1, remove_columns=["video", "label"])
+
+
+def collate_clips(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    """Stack clips to `pixel_values` (B, T, 3, H, W), or (B, V, T, 3, H, W), and `labels` (B,)."""
+    return {
+        "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+        "labels": torch.tensor([sample["labels"] for sample in samples]),
+    }
