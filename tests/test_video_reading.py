@@ -2,16 +2,153 @@
 
 import functools
 import http.server
+import io
+import os
 import threading
+import time
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
+from video_files import VIDEOS, encode, pictures
 
-from ila_hf import VideoReadError, read_video
+from ila_hf import VideoLimits, VideoReadError, read_video
 from ila_hf.motion_videos import write_video
+from ila_hf.video_reading import torchcodec_decoder
+from ila_hf.video_seeking import MisplacedFrameError, plan_runs
+from ila_hf.video_sources import VideoNotFoundError
+
+
+BACKENDS = [
+    "pyav",
+    pytest.param(
+        "torchcodec",
+        marks=pytest.mark.skipif(
+            torchcodec_decoder() is None, reason="torchcodec, or FFmpeg's libraries that it loads, are not installed"
+        ),
+    ),
+]
+# What torchcodec itself reads of the files; the rest it would read wrongly, or with other colours
+BY_TORCHCODEC = set(
+    [
+        "closed_groups.mp4",
+        "open_groups.mp4",
+        "one_key_frame.mp4",
+        "key_frames_only.mp4",
+        "fragments.mp4",
+        "hevc.mp4",
+        "av1.mp4",
+        "uneven.mp4",
+        "edit_list.mp4",
+        "rotated_90.mp4",
+        "rotated_180.mp4",
+        "rotated_270.mp4",
+        "odd_size.mp4",
+        "grey.mp4",
+        "wide_pixels.mp4",
+        "full_range.mp4",
+        "bt709.mp4",
+        "one_frame.mp4",
+        "intra_refresh.mp4",
+        "h264.mkv",
+        "uneven.mkv",
+        "two_videos.mkv",
+        "audio_first.mkv",
+        "vp9.webm",
+    ]
+)
+
+
+@pytest.fixture(scope="session")
+def video_of(tmp_path_factory):
+    """Make one of `VIDEOS`, once."""
+    folder = tmp_path_factory.mktemp("kinds")
+
+    def get(name):
+        path = folder / name
+        return path if path.exists() else VIDEOS[name](path)
+
+    return get
+
+
+@functools.cache
+def decoded_from_the_start(path):
+    """All frames, upright, by the simplest means: (n, 3, H, W)."""
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        frames = [
+            np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90).transpose(2, 0, 1)
+            for frame in container.decode(stream)
+        ]
+    return torch.from_numpy(np.stack(frames))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", VIDEOS)
+def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name, backend):
+    path = video_of(name)
+    expected = decoded_from_the_start(path)
+    n = len(expected)
+    assert n == {"one_frame.mp4": 1, "edit_list.mp4": 23, "vp8_hidden.webm": n}.get(name, 40)
+    assert n < 40 or name != "vp8_hidden.webm"
+    assert len(torch.unique(expected.flatten(1), dim=0)) == n  # no frame can be taken for another
+    for i in range(n):
+        frames, metadata = read_video(path, [i], backend)
+        assert torch.equal(frames, expected[[i]]), i
+        assert metadata.total_num_frames == n
+    frames, metadata = read_video(path, backend=backend)
+    assert torch.equal(frames, expected)
+    assert metadata.video_backend == ("torchcodec" if backend == "torchcodec" and name in BY_TORCHCODEC else "pyav")
+    assert (metadata.height, metadata.width) == expected.shape[-2:]
+    assert metadata.rotation == {"rotated_90": 90, "rotated_180": 180, "rotated_270": 270}.get(path.stem, 0)
+    for indices in ([n - 1, 0, n // 2, 0], [n // 3, min(n // 3 + 1, n - 1), n - 1]):
+        assert torch.equal(read_video(path, indices, backend)[0], expected[indices])
+
+
+@pytest.mark.parametrize("name", VIDEOS)
+def test_time_of_a_file(video_of, name):
+    """40 frames, 10 a second; one or 23 frames where there are no more, and uneven distances up to 11.7 seconds."""
+    _, metadata = read_video(video_of(name), [0], "pyav")
+    duration = {"one_frame": 0.1, "edit_list": 2.3, "uneven": 11.7, "bare": 1.6}.get(video_of(name).stem, 4.0)
+    assert metadata.duration == pytest.approx(duration, abs=0.55)
+    assert metadata.fps == pytest.approx(metadata.total_num_frames / metadata.duration)
+
+
+def test_runs_of_frames():
+    keys = [0, 10, 20, 30]
+    assert plan_runs([0, 3, 9], keys) == [(0, [0, 3, 9])]
+    assert plan_runs([5, 25], keys) == [(0, [5]), (20, [25])]
+    assert plan_runs([8, 11, 25], keys) == [(0, [8, 11]), (20, [25])]  # 10 is nearer than a seek is worth
+    assert plan_runs(range(40), keys) == [(0, list(range(40)))]
+    with pytest.raises(MisplacedFrameError):
+        plan_runs([2], [5])
+
+
+class CountingFile(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    count = 0
+
+    def read(self, size=-1):
+        content = super().read(size)
+        self.count += len(content)
+        return content
+
+    def readinto(self, buffer):
+        size = super().readinto(buffer)
+        self.count += size
+        return size
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_more_of_a_file_is_read_than_the_frames_take(tmp_path, backend):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 96, 128, 3), dtype=np.uint8)
+    file = CountingFile(encode(tmp_path / "long.mp4", frames=noise, g="10").read_bytes())
+    size = len(file.getvalue())
+    read_video(file, [155], backend)
+    assert 0 < file.count < 0.2 * size
 
 
 def frame_numbers(frames):
@@ -57,6 +194,47 @@ def test_urls(numbered_video):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def test_a_wrong_frame_count_in_the_header(tmp_path):
+    """The header is in front and lists 40 frames; the file ends before."""
+    path = encode(tmp_path / "clip.mp4", g="8", container={"movflags": "faststart"})
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 40
+        ends = [packet.pos + packet.size for packet in container.demux(video=0) if packet.size]
+    path.write_bytes(path.read_bytes()[: sorted(ends)[24]])
+    seen = []
+
+    def last(metadata):
+        seen.append(metadata.total_num_frames)
+        return [metadata.total_num_frames - 1]
+
+    for backend in ("pyav", None):
+        frames, metadata = read_video(path, last, backend)
+        assert metadata.total_num_frames == len(decoded_from_the_start(path)) < 40
+        assert torch.equal(frames, decoded_from_the_start(path)[-1:])
+    assert seen[0] == 40
+
+
+def test_a_damaged_part_costs_its_frames_only(tmp_path):
+    path = encode(tmp_path / "clip.avi", "mjpeg", "yuvj420p")
+    with av.open(str(path)) as container:
+        packets = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    start = content.index(b"\xff\xd8", packets[7][0])
+    content[start : start + packets[7][1]] = bytes(packets[7][1])
+    whole, _ = read_video(path, backend="pyav")
+    frames, metadata = read_video(bytes(content), lambda metadata: range(metadata.total_num_frames), "pyav")
+    assert metadata.total_num_frames == 39
+    assert torch.equal(frames, whole[[i for i in range(40) if i != 7]])
+
+
+def test_frames_that_change_their_size_on_the_way(tmp_path):
+    small = encode(tmp_path / "small.ts", g="12")
+    large = encode(tmp_path / "large.ts", frames=pictures(height=96, width=128), g="12")
+    frames, metadata = read_video(small.read_bytes() + large.read_bytes())
+    assert frames.shape == (metadata.total_num_frames, 3, 48, 64)
+    assert metadata.total_num_frames > 40
 
 
 def test_webm_states_no_frame_count(tmp_path, numbered_video):
@@ -133,9 +311,137 @@ def test_files_that_are_not_videos(tmp_path, make, message):
 def test_missing_files_and_other_schemes(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_video(tmp_path / "missing.mp4")
+    with pytest.raises(VideoNotFoundError, match=r"'.*missing\.mp4': there is no such file"):
+        read_video(str(tmp_path / "missing.mp4"))
     with pytest.raises(VideoReadError, match="must be http or https, not file"):
         read_video("file:///etc/passwd")
+    with pytest.raises(VideoReadError, match="must be http or https, not concat"):
+        read_video("concat://a.mp4|b.mp4")
     with pytest.raises(VideoReadError, match=r"'http://127\.0\.0\.1/a b\.mp4': URL can't contain control characters"):
         read_video("http://127.0.0.1/a b.mp4")
-    with pytest.raises(VideoReadError, match=f"'{tmp_path}'"):
+    with pytest.raises(VideoReadError, match=f"'{tmp_path}': it is not a file"):
         read_video(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_without_a_writer_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoReadError, match="it is not a file"):
+        read_video(tmp_path / "pipe.mp4")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["#EXTM3U\n/etc/hosts\n", "ffconcat version 1.0\nfile clip.mp4\n", "<MPD></MPD>", "v=0\nc=IN IP4 1.1.1.1\n"],
+)
+def test_playlists_are_no_videos(tmp_path, text):
+    path = tmp_path / "list.mp4"
+    path.write_text(text)
+    with pytest.raises(VideoReadError, match="it is a playlist"):
+        read_video(path)
+
+
+def test_files_opened_as_text_and_files_without_seek(numbered_video):
+    with (
+        numbered_video.open(encoding="latin-1") as file,
+        pytest.raises(VideoReadError, match="open it in binary mode"),
+    ):
+        read_video(file)
+    stream = SimpleNamespace(read=lambda: numbered_video.read_bytes())
+    assert frame_numbers(read_video(stream, [9])[0]) == [9]
+
+
+def test_unknown_backends_and_no_frames(numbered_video):
+    with pytest.raises(ValueError, match=r"`backend` must be one of .*, got 'decord'"):
+        read_video(numbered_video, [0], "decord")
+    with pytest.raises(IndexError, match="No frames are asked for"):
+        read_video(numbered_video, [])
+
+
+def test_without_torchcodec(numbered_video, monkeypatch):
+    monkeypatch.setattr("ila_hf.video_reading.torchcodec_decoder", lambda: None)
+    assert read_video(numbered_video, [0])[1].video_backend == "pyav"
+    with pytest.raises(ImportError, match="torchcodec cannot be imported"):
+        read_video(numbered_video, [0], "torchcodec")
+
+
+def test_what_torchcodec_cannot_read_is_left_to_pyav(numbered_video, monkeypatch):
+    def decoder(*args, **kwargs):
+        raise RuntimeError("Could not open input file")
+
+    monkeypatch.setattr("ila_hf.video_reading.torchcodec_decoder", lambda: decoder)
+    for source in (numbered_video, numbered_video.read_bytes(), numbered_video.open("rb")):
+        frames, metadata = read_video(source, [11, 3])
+        assert frame_numbers(frames) == [11, 3]
+        assert metadata.video_backend == "pyav"
+
+
+# ------------------------------------------------------------------------------------------------------------- limits
+
+
+def test_limits_of_size_and_time(numbered_video, video_of):
+    with pytest.raises(VideoReadError, match=r"frames of 64 × 48 pixels exceed `max_pixels` of 3071"):
+        read_video(numbered_video, [0], limits=VideoLimits(max_pixels=64 * 48 - 1))
+    read_video(numbered_video, [0], limits=VideoLimits(max_pixels=64 * 48))
+    for name in ("one_key_frame.mp4", "h264.ts", "bare.h264"):
+        with pytest.raises(VideoReadError, match="it takes longer than `decode_seconds` of 1e-06"):
+            read_video(video_of(name), limits=VideoLimits(decode_seconds=1e-6))
+    with pytest.raises(ValueError, match="`decode_seconds` must be positive, or None for no limit, got 0"):
+        VideoLimits(decode_seconds=0)
+    read_video(numbered_video, [0], limits=VideoLimits(None, None, None))
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as the path says."""
+
+    content = b""
+
+    def do_GET(self):
+        if self.path.startswith("/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        self.send_response(200)
+        if self.path != "/unknown":
+            self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        if self.path == "/slow":
+            for byte in self.content:
+                self.wfile.write(bytes([byte]))
+                time.sleep(0.05)
+        else:
+            self.wfile.write(self.content[: len(self.content) // 2 if self.path == "/short" else None])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(numbered_video, monkeypatch):
+    monkeypatch.setattr(Handler, "content", numbered_video.read_bytes())
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_redirects_stay_on_http(server):
+    assert frame_numbers(read_video(f"{server}/to/{server}/clip", [7])[0]) == [7]
+    for target in ("ftp://127.0.0.1/clip.mp4", "file:///etc/hosts", "gopher://127.0.0.1/"):
+        with pytest.raises(VideoReadError, match=r"(?i)unknown url type|not allowed"):
+            read_video(f"{server}/to/{target}")
+
+
+def test_limits_of_a_download(server, numbered_video):
+    size = numbered_video.stat().st_size
+    for path in ("clip", "unknown"):
+        assert frame_numbers(read_video(f"{server}/{path}", [7], limits=VideoLimits(max_url_bytes=size))[0]) == [7]
+        with pytest.raises(VideoReadError, match=f"larger than `max_url_bytes` of {size - 1}"):
+            read_video(f"{server}/{path}", limits=VideoLimits(max_url_bytes=size - 1))
+    with pytest.raises(VideoReadError, match=r"it takes longer than `decode_seconds` of 0\.5"):
+        read_video(f"{server}/slow", limits=VideoLimits(decode_seconds=0.5))
+    with pytest.raises(VideoReadError, match="bytes before the file"):
+        read_video(f"{server}/short")

@@ -71,7 +71,7 @@ def audio_first(path):
 
 
 def two_videos(path):
-    """A small stream first, the larger one, which is the one to read, second."""
+    """Two streams of pictures; FFmpeg's choice is the one to read."""
     with av.open(str(path), "w") as output:
         streams = [output.add_stream("libx264", rate=10, options={"g": "12"}) for _ in range(2)]
         for stream, (width, height) in zip(streams, ((32, 32), (64, 48)), strict=True):

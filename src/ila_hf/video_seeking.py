@@ -58,6 +58,7 @@ class SeekableVideo:
         options = {"protocol_whitelist": "file" if isinstance(file, str) else "none"}
         self.container: Any = av.open(file, options=options, metadata_errors="replace")
         self.rotation = 0
+        self._reformatter = av.video.reformatter.VideoReformatter()  # of the video: it is not made anew for each frame
         try:
             self.stream = self._video_stream()
         except VideoReadError:
@@ -233,7 +234,7 @@ class SeekableVideo:
     def _to_tensor(self, frame: Any) -> torch.Tensor:
         """(3, H, W), turned upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
-        rgb = frame.reformat(width=width, height=height, format="rgb24").to_ndarray()
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
         self.rotation = frame.rotation % 360
         return torch.rot90(torch.from_numpy(rgb), self.rotation // 90).permute(2, 0, 1)
 
