@@ -2,8 +2,10 @@
 
 import importlib.util
 import json
+import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
 
-from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main as ila_hf
 from ila_hf.motion_videos import MOTIONS, make_motion_videos
 from ila_hf.tiny import tiny_config, tiny_tokenizer
@@ -99,6 +101,7 @@ def test_plain_clip_and_csv(run, videos, tmp_path):
     output = run(
         model_name_or_path=tmp_path / "clip",
         train_file=tmp_path / "train.csv",
+        video_root=videos,
         do_train=True,
         num_frames=4,
         interaction_token=True,
@@ -171,6 +174,57 @@ def test_another_tokenizer_for_an_ila_model(run, videos, tmp_path):
     assert (output / "tokenizer.json").is_file()
 
 
+def test_unreadable_videos_are_left_out_listed_and_scored_as_wrong(run, videos, tmp_path, caplog):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    for split in ("train", "validation"):
+        shutil.copytree(videos / split, tmp_path / split)
+    broken = tmp_path / "train" / "moving_left" / "broken.mp4", tmp_path / "train" / "moving_up" / "broken.mp4"
+    for path in (*broken, tmp_path / "validation" / "moving_up" / "broken.mp4"):
+        path.write_text("not a video")
+    (tmp_path / "known.jsonl").write_text(json.dumps({"video": str(broken[0]), "error": "known"}) + "\n")
+    arguments = {
+        "model_name_or_path": tmp_path / "tiny",
+        "train_dir": tmp_path / "train",
+        "validation_dir": tmp_path / "validation",
+        "do_train": True,
+        "do_eval": True,
+        "unreadable_file": tmp_path / "known.jsonl",
+        "augment": True,
+    }
+    with pytest.warns(UserWarning, match=r"broken\.mp4"), pytest.raises(VideoReadError, match=r"broken\.mp4"):
+        run(**arguments)
+    output = run(**arguments, on_eval_error="wrong")
+    metrics = json.loads((output / "eval_results.json").read_text())
+    hits = metrics["eval_top1"] * 17  # of all 17 videos, not of the 16 that can be read
+    assert hits == pytest.approx(round(hits), abs=1e-6)
+    assert metrics["eval_top5"] <= 16 / 17
+    assert math.isfinite(metrics["eval_loss"])
+    lines = (output / "confusion_matrix.csv").read_text().splitlines()
+    assert sum(int(count) for line in lines[1:] for count in line.split(",")[1:]) == 16
+    listed = [json.loads(line)["video"] for line in (output / "unreadable_videos.jsonl").read_text().splitlines()]
+    assert sorted(listed) == sorted(map(str, (broken[1], tmp_path / "validation/moving_up/broken.mp4")))
+    assert "2 videos could not be read" in caplog.text
+
+
+def test_names_of_classes_from_a_file(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    files = sorted((videos / "train").glob("*/*.mp4"))
+    names = sorted({path.parent.name for path in files})
+    lines = [f"{path.relative_to(videos)} {names.index(path.parent.name)}\n" for path in files]
+    (tmp_path / "train.txt").write_text("".join(lines))
+    (tmp_path / "labels.txt").write_text("\n".join(name.upper() for name in names))
+    output = run(
+        model_name_or_path=tmp_path / "tiny",
+        train_file=tmp_path / "train.txt",
+        labels_file=tmp_path / "labels.txt",
+        video_root=videos,
+        do_train=True,
+        max_steps=1,
+    )
+    model = AutoModelForVideoClassification.from_pretrained(output)
+    assert [model.config.id2label[i] for i in range(8)] == [name.upper() for name in names]
+
+
 def test_errors_come_before_any_work(run, videos, tmp_path):
     ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
     model, train, validation = tmp_path / "tiny", videos / "train", videos / "validation"
@@ -178,7 +232,7 @@ def test_errors_come_before_any_work(run, videos, tmp_path):
         ({"do_train": True, "train_dir": train}, "Give --model_name_or_path"),
         ({"do_train": True, "model_name_or_path": model}, "--do_train needs --train_dir"),
         ({"do_eval": True, "model_name_or_path": model, "train_dir": train}, "--do_eval needs --validation_dir"),
-        ({"model_name_or_path": model, "train_dir": train, "train_file": "x.csv"}, "a folder or a csv"),
+        ({"model_name_or_path": model, "train_dir": train, "train_file": "x.csv"}, "a folder or a list"),
         ({"model_name_or_path": model, "train_dir": train, "num_frames": 4}, "--num_frames 4 does not fit"),
         (
             {"model_name_or_path": model, "train_dir": train, "label_smoothing_factor": 0.1},

@@ -463,11 +463,23 @@ def test_several_labels_per_clip(tiny_model, clips):
 
 
 @pytest.mark.parametrize("model_class", HEADS)
+def test_clips_that_could_not_be_read_do_not_count(tiny_model, clips, model_class):
+    """Their label is -100; the classification loss is that of the other clips, or 0."""
+    model = tiny_model(model_class, num_labels=8)
+    with torch.no_grad():
+        loss = model(clips, labels=torch.tensor([3, -100])).classification_loss
+        expected = -model(clips).logits[0].log_softmax(0)[3]
+        none = model(clips, labels=torch.tensor([-100, -100])).classification_loss
+    torch.testing.assert_close(loss, expected)
+    assert none == 0
+
+
+@pytest.mark.parametrize("model_class", HEADS)
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
         (torch.tensor([0, 8]), r"in \[0, 7\] for 8 classes, got \[8\]"),
-        (torch.tensor([-100, 0]), r"in \[0, 7\] for 8 classes, got \[-100\]"),
+        (torch.tensor([-1, 0]), r"in \[0, 7\] for 8 classes, got \[-1\]"),
         (torch.tensor([0, 1, 2]), r"one class id per clip, \(2,\), got shape \(3,\)"),
         (torch.tensor([[0], [1]]), r"one class id per clip, \(2,\), got shape \(2, 1\)"),
         (torch.ones(2, 9), r"\(B, K\) = \(2, 8\) like the logits, got \(2, 9\)"),

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -72,3 +73,29 @@ def test_random_choices_come_from_the_generator(strategy):
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         sample_frame_indices(*arguments)
+
+
+@pytest.mark.parametrize(("n", "t"), LENGTHS)
+@pytest.mark.parametrize("clips", [2, 3, 4])
+def test_clips_of_a_test(n, t, clips):
+    """Clip c takes the place (c + 1/2) / C instead of the middle; floor() of whole numbers, so nothing is rounded."""
+    for c in range(clips):
+        place = Fraction(2 * c + 1, 2 * clips)
+        sparse = sample_frame_indices(n, t, clip=c, num_clips=clips)
+        assert sparse == [math.floor((i + place) * n / t) for i in range(t)]
+        bounds = [round((n - 1) * i / t) for i in range(t + 1)]
+        uniform = sample_frame_indices(n, t, "uniform", clip=c, num_clips=clips)
+        assert uniform == [bounds[i] + math.floor((bounds[i + 1] - bounds[i]) * place) for i in range(t)]
+        start = math.floor(max(n - 2 * t, 0) * place)
+        dense = sample_frame_indices(n, t, "dense", 2, clip=c, num_clips=clips)
+        assert dense == [min(start + 2 * i, n - 1) for i in range(t)]
+
+
+def test_clips_that_do_not_exist():
+    for clip in (-1, 2):
+        with pytest.raises(ValueError, match=f"`clip` must be one of 0 to 1, got {clip}"):
+            sample_frame_indices(10, 4, clip=clip, num_clips=2)
+    with pytest.raises(ValueError, match="`num_clips` must be at least 1, got 0"):
+        sample_frame_indices(10, 4, num_clips=0)
+    with pytest.raises(ValueError, match="`generator` excludes `num_clips` of 2"):
+        sample_frame_indices(10, 4, generator=torch.Generator(), num_clips=2)

@@ -1,14 +1,16 @@
-"""Labelled video files as data sets."""
+"""Where labelled videos are and what they show, from folders, lists, data sets and shards."""
 
-import warnings
+import io
+import json
+import tarfile
 
 import numpy as np
 import pytest
-import torch
+from datasets import Dataset, Features, Value, Video
 
-from ila_hf import ILAVideoProcessor, VideoReadError
+from ila_hf.class_labels import read_labels
 from ila_hf.motion_videos import write_video
-from ila_hf.video_data import ClipTransform, collate_clips, load_video_csv, load_video_folder
+from ila_hf.video_data import leave_out, load_video_dataset, load_video_folder, load_video_list, load_videos
 
 
 @pytest.fixture
@@ -21,70 +23,111 @@ def folder(tmp_path):
     return tmp_path / "videos"
 
 
-@pytest.fixture
-def processor():
-    return ILAVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+def rows(dataset, folder):
+    names = dataset.features["label"].names
+    pairs = zip(dataset["video"], dataset["label"], strict=True)
+    return {video.removeprefix(f"{folder}/"): names[label] for video, label in pairs}
 
 
 def test_folder(folder):
-    dataset = load_video_folder(folder)
+    dataset = load_videos(folder)
     assert dataset.features["label"].names == ["a", "b", "c d"]
-    names = [path.removeprefix(f"{folder}/") for path in dataset["video"]]
-    assert dict(zip(names, dataset["label"], strict=True)) == {
-        "a/1.MP4": 0,
-        "a/deeper/3.avi": 0,
-        "b/2.mp4": 1,
-        "c d/4.mkv": 2,
-    }
+    assert rows(dataset, folder) == {"a/1.MP4": "a", "a/deeper/3.avi": "a", "b/2.mp4": "b", "c d/4.mkv": "c d"}
     assert load_video_folder(folder, ["c d", "x", "b", "a"])["label"] == [3, 3, 2, 0]
 
 
-def test_csv(folder):
-    file = folder / "list.csv"
-    file.write_text('video,label\n"b/2.mp4",second\na/1.MP4,first\n')
-    dataset = load_video_csv(file)
-    assert dataset.features["label"].names == ["first", "second"]
+LISTS = {
+    "list.csv": 'video,label\n"b/2.mp4",second\na/1.MP4,first one\n',
+    "list.jsonl": '{"video": "b/2.mp4", "label": "second"}\n\n{"video": "a/1.MP4", "label": "first one"}\n',
+    "list.json": '[{"video": "b/2.mp4", "label": "second"}, {"video": "a/1.MP4", "label": "first one"}]',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists(folder, name):
+    (folder / name).write_text(LISTS[name])
+    dataset = load_videos(folder / name)
+    assert dataset.features["label"].names == ["first one", "second"]
+    assert rows(dataset, folder) == {"b/2.mp4": "second", "a/1.MP4": "first one"}
+    assert load_videos(folder / name, ["second", "third", "first one"])["label"] == [0, 2]
+
+
+def test_the_original_text_list(folder):
+    """A path, with spaces too, and the id of the class."""
+    (folder / "list.txt").write_text("b/2.mp4 2\nc d/4.mkv 0\na/1.MP4\t2\n\n")
+    dataset = load_videos(folder / "list.txt")
+    assert dataset.features["label"].names == ["0", "1", "2"]
+    assert rows(dataset, folder) == {"b/2.mp4": "2", "c d/4.mkv": "0", "a/1.MP4": "2"}
+    assert rows(load_videos(folder / "list.txt", ["x", "y", "z"]), folder)["c d/4.mkv"] == "x"
+    with pytest.raises(ValueError, match=r"not among the 2 known: \[2\]"):
+        load_videos(folder / "list.txt", ["x", "y"])
+    (folder / "list.txt").write_text("c d/4.mkv juggling\n")
+    assert rows(load_videos(folder / "list.txt"), folder) == {"c d/4.mkv": "juggling"}
+
+
+def test_ids_as_words_of_a_csv_need_names(folder):
+    (folder / "list.csv").write_text("video,label\nb/2.mp4,1\na/1.MP4,7\n")
+    assert load_videos(folder / "list.csv").features["label"].names == ["1", "7"]
+    assert load_videos(folder / "list.csv", list("abcdefgh"))["label"] == [1, 7]
+
+
+def test_something_something(tmp_path):
+    """train.json and labels.json as SSv2 ships them; the videos are <id>.webm."""
+    for number in (78687, 42326):
+        (tmp_path / f"{number}.webm").write_bytes(b"")
+    entries = [
+        {
+            "id": "78687",
+            "label": "holding potato next to vicks vaporub bottle",
+            "template": "Holding [something] next to [something]",
+            "placeholders": ["potato", "vicks vaporub bottle"],
+        },
+        {"id": "42326", "label": "spinning cube", "template": "Spinning [something]", "placeholders": ["cube"]},
+    ]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.json").write_text(json.dumps(entries))
+    labels = {"Spinning something": "0", "Holding something next to something": "1"}
+    (tmp_path / "lists" / "labels.json").write_text(json.dumps(labels))
+    names = read_labels(tmp_path / "lists" / "labels.json")
+    assert names == list(labels)
+    dataset = load_videos(tmp_path / "lists" / "train.json", names, video_root=tmp_path)
     assert dataset["label"] == [1, 0]
-    assert dataset["video"][0] == str(folder / "b/2.mp4")
+    assert dataset["video"] == [str(tmp_path / "78687.webm"), str(tmp_path / "42326.webm")]
+    (tmp_path / "lists" / "test.json").write_text('[{"id": "78687"}]')  # of the test set, without classes
+    with pytest.raises(ValueError, match=r"entry 0: a video and a label are needed, got '78687.webm' and None"):
+        load_videos(tmp_path / "lists" / "test.json", names, video_root=tmp_path)
 
 
-def test_clips(folder, processor):
-    dataset = load_video_folder(folder).with_transform(ClipTransform(processor, train=False))
-    batch = collate_clips([dataset[i] for i in range(4)])
-    assert batch["pixel_values"].shape == (4, 4, 3, 32, 32)
-    assert batch["labels"].tolist() == [0, 0, 1, 2]
-    expected = processor(str(folder / "b/2.mp4"), return_tensors="pt")["pixel_values"][0]
-    assert torch.equal(batch["pixel_values"][2], expected)
+def test_lists_stay_in_the_folder_of_the_videos(folder, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for text in ("../videos/b/2.mp4 0", f"{folder}/b/2.mp4 0"):
+        (lists / "list.txt").write_text(text)
+        with pytest.raises(ValueError, match=r"list.txt', line 1: '.*2\.mp4' is outside of '.*lists'"):
+            load_videos(lists / "list.txt")
+        assert len(load_videos(lists / "list.txt", allow_outside_root=True)) == 1
+    assert len(load_videos(lists / "list.txt", video_root=folder)) == 1
+    (lists / "link.mp4").symlink_to(folder / "b" / "2.mp4")
+    (lists / "list.txt").write_text("link.mp4 0")
+    with pytest.raises(ValueError, match="is outside of"):
+        load_videos(lists / "list.txt")
 
 
-def test_training_frames_are_drawn_from_the_generator_of_torch(numbered_video, processor):
-    transform = ClipTransform(processor, train=True)
-    rows = {"video": [str(numbered_video)] * 20, "label": [0] * 20}
-    torch.manual_seed(3)
-    first = torch.stack(transform(rows)["pixel_values"])
-    torch.manual_seed(3)
-    assert torch.equal(torch.stack(transform(rows)["pixel_values"]), first)
-    brightness = first.mean((2, 3, 4))  # tells the frame
-    assert len(torch.unique(brightness[:, 0])) > 4
-    assert (brightness.diff(dim=1) > 0).all()  # in order
+def test_urls_in_lists(folder):
+    (folder / "list.csv").write_text("video,label\nhttps://example.org/a.mp4,x\n")
+    assert load_videos(folder / "list.csv")["video"] == ["https://example.org/a.mp4"]
+    (folder / "list.csv").write_text("video,label\nfile:///etc/passwd,x\n")
+    with pytest.raises(ValueError, match="line 2: URLs must be http or https, got 'file:///etc/passwd'"):
+        load_videos(folder / "list.csv")
 
 
-def test_a_broken_video_is_left_out_in_training_and_an_error_in_evaluation(folder, processor):
-    (folder / "a" / "broken.mp4").write_text("not a video")
-    dataset = load_video_folder(folder)
-    index = [path.endswith("broken.mp4") for path in dataset["video"]].index(True)
-    train = dataset.with_transform(ClipTransform(processor, train=True))
-    with pytest.warns(UserWarning, match=r"Cannot read the video '.*broken\.mp4'"):
-        samples = [train[i] for i in range(len(train))]
-    assert len(samples) == 5
-    assert collate_clips(samples)["labels"].tolist() == [0, 0, 1, 2]
-    with pytest.raises(VideoReadError, match="None of the 1 videos of a batch"):
-        collate_clips([samples[index]])
-    with pytest.raises(VideoReadError, match=r"broken\.mp4"):
-        dataset.with_transform(ClipTransform(processor, train=False))[index]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert train[index - 1]["pixel_values"] is not None
+def test_missing_videos(folder):
+    (folder / "list.csv").write_text("video,label\ngone.mp4,a\nb/2.mp4,b\n")
+    with pytest.warns(UserWarning, match=r"1 of the 2 videos of .* do not exist, such as '.*gone\.mp4'"):
+        assert len(load_videos(folder / "list.csv")) == 2
+    (folder / "list.csv").write_text("video,label\ngone.mp4,a\n")
+    with pytest.raises(FileNotFoundError, match=r"None of the 1 videos of .* exists, such as '.*gone\.mp4'"):
+        load_videos(folder / "list.csv")
 
 
 def test_what_is_not_a_data_set(folder, tmp_path):
@@ -92,20 +135,84 @@ def test_what_is_not_a_data_set(folder, tmp_path):
         load_video_folder(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"'.*empty' holds no video files in class folders"):
-        load_video_folder(tmp_path / "empty")
+        load_videos(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"classes that are not among the 1 known: \['b', 'c d'\]"):
-        load_video_folder(folder, ["a"])
+        load_videos(folder, ["a"])
+    with pytest.raises(ValueError, match=r"`video_root` is for lists"):
+        load_videos(folder, video_root=folder)
     with pytest.raises(FileNotFoundError, match=r"no file '.*missing.csv'"):
-        load_video_csv(tmp_path / "missing.csv")
-    file = folder / "list.csv"
-    for text, message in (
-        ("path,class\n", r"columns video and label, got \['path', 'class'\]"),
-        ("video,label\n", "lists no videos"),
-        ("video,label\na/1.MP4\n", "line 2: a video and a label are needed"),
+        load_videos(tmp_path / "missing.csv")
+    (folder / "list.xml").write_text("")
+    with pytest.raises(ValueError, match=r"one of \.csv, \.json, \.jsonl, \.txt, got '.*list\.xml'"):
+        load_videos(folder / "list.xml")
+    for name, text, message in (
+        ("list.csv", "path,class\n", r"columns video and label, got \['path', 'class'\]"),
+        ("list.csv", "video,label\n", "lists no videos"),
+        ("list.csv", "video,label\na/1.MP4\n", "line 2: a video and a label are needed"),
+        ("list.txt", "a/1.MP4\n", "line 1: a video and a label are needed"),
+        ("list.json", "[{", "neither a json list nor json lines"),
+        ("list.jsonl", "[1]", "entry 0: an object of video and label is needed, got 1"),
+        ("list.jsonl", '{"path": "a"}', "line 1: `video` and `label`, or SSv2's"),
     ):
-        file.write_text(text)
+        (folder / name).write_text(text)
         with pytest.raises(ValueError, match=message):
-            load_video_csv(file)
-    file.write_text("video,label\ngone.mp4,a\n")
-    with pytest.raises(FileNotFoundError, match=r"lists 1 videos that do not exist, such as '.*gone\.mp4'"):
-        load_video_csv(file)
+            load_video_list(folder / name)
+
+
+def test_leaving_out(folder):
+    dataset = load_videos(folder)
+    kept = leave_out(dataset, [str(folder / "b/2.mp4"), "other"])
+    assert rows(kept, folder) == {"a/1.MP4": "a", "a/deeper/3.avi": "a", "c d/4.mkv": "c d"}
+
+
+def test_a_data_set_with_a_video_column(folder, tmp_path):
+    """As the Hub stores them: parquet files whose videos are paths and bytes."""
+    content = (folder / "b/2.mp4").read_bytes()
+    columns = {"clip": [{"path": "x.mp4", "bytes": content}] * 2, "label": ["red", "blue"], "other": [1, 2]}
+    features = Features({"clip": Video(decode=False), "label": Value("string"), "other": Value("int64")})
+    Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "data" / "train.parquet")
+    for arguments in ({}, {"video_column": "clip"}):
+        dataset = load_video_dataset(str(tmp_path / "data"), **arguments)
+        assert dataset.column_names == ["video", "label"]
+        assert dataset.features["label"].names == ["blue", "red"]
+        assert dataset["label"] == [1, 0]
+        assert dataset[0]["video"] == {"path": "x.mp4", "bytes": content}
+    stream = load_video_dataset(str(tmp_path / "data"), streaming=True, label_names=["red", "blue"])
+    assert [row["label"] for row in stream] == [0, 1]
+    assert next(iter(stream))["video"]["bytes"] == content
+    with pytest.raises(ValueError, match="not known while it streams: give `label_names`"):
+        load_video_dataset(str(tmp_path / "data"), streaming=True)
+    for arguments, column in (({"video_column": "video"}, "video"), ({"label_column": "class"}, "class")):
+        with pytest.raises(ValueError, match=rf"no column '{column}'; its columns are \['clip', 'label', 'other'\]"):
+            load_video_dataset(str(tmp_path / "data"), **arguments)
+
+
+def write_shards(folder, content, shards, samples):
+    """Tar files of <key>.mp4, <key>.cls and <key>.json."""
+    for shard in range(shards):
+        with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
+            for i in range(samples):
+                key = f"{shard:02}{i:02}"
+                label = (shard * samples + i) % 3
+                entries = {"mp4": content, "cls": b"%d" % label, "json": json.dumps({"name": "abc"[label]}).encode()}
+                for suffix, data in entries.items():
+                    info = tarfile.TarInfo(f"{key}.{suffix}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def test_webdataset_shards(folder, tmp_path):
+    content = (folder / "b/2.mp4").read_bytes()
+    write_shards(tmp_path, content, shards=3, samples=4)
+    pattern = str(tmp_path / "train-*.tar")
+    stream = load_video_dataset("webdataset", data_files=pattern, streaming=True, label_names=["a", "b", "c"])
+    assert stream.num_shards == 3
+    assert [row["label"] for row in stream] == [i % 3 for i in range(12)]
+    assert next(iter(stream))["video"]["bytes"] == content
+    dataset = load_video_dataset("webdataset", data_files=pattern, label_column="json.name")
+    assert dataset.features["label"].names == ["a", "b", "c"]
+    assert dataset["label"] == [i % 3 for i in range(12)]
+    stream = load_video_dataset(
+        "webdataset", data_files=pattern, streaming=True, label_column="json.name", label_names=["c", "b", "a"]
+    )
+    assert [row["label"] for row in stream] == [2 - i % 3 for i in range(12)]

@@ -92,6 +92,55 @@ def test_files_are_sampled(processor, numbered_video):
     )
 
 
+@pytest.mark.parametrize(("height", "width"), [(40, 70), (70, 40)])
+def test_views_are_clips_and_crops(height, width):
+    """Against one clip and one crop at a time, cut by hand."""
+    processor = ILAVideoProcessor(num_frames=4, size={"shortest_edge": 40}, crop_size={"height": 40, "width": 40})
+    video = torch.randint(0, 256, (23, 3, height, width), dtype=torch.uint8)
+    views = pixels(processor, [video, video.flip(0)], num_clips=2, num_crops=3)
+    assert views.shape == (2, 6, 4, 3, 40, 40)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    for v, (clip, place) in enumerate((c, p) for c in range(2) for p in (0, 15, 30)):
+        frames = video[sample_frame_indices(23, 4, clip=clip, num_clips=2)]
+        frames = frames[..., place : place + 40] if width > height else frames[..., place : place + 40, :]
+        torch.testing.assert_close(views[0, v], (frames / 255 - mean) / std)
+    assert torch.equal(pixels(processor, video, num_clips=2, num_crops=3)[0], views[0])
+    one = pixels(processor, video, do_sample_frames=True)  # one crop is the one in the middle
+    assert torch.equal(pixels(processor, video, do_sample_frames=True, num_crops=3)[:, 1], one)
+    batch = processor([video], num_clips=3)  # without `return_tensors`
+    assert batch["pixel_values"][0].shape == (3, 4, 3, 40, 40)
+
+
+def test_three_crops_resize_the_short_side_to_the_crop(frames):
+    processor = ILAVideoProcessor()
+    assert pixels(processor, frames, num_crops=3).shape == (1, 3, 6, 3, 224, 224)
+    one = pixels(processor, frames, size={"shortest_edge": 224})
+    assert torch.equal(pixels(processor, frames, num_crops=3)[:, 1], one)
+
+
+def test_views_of_files_and_of_frames_that_are_sampled(processor, numbered_video):
+    decoded, _ = read_video(numbered_video)
+    views = pixels(processor, numbered_video, num_clips=2)
+    indices = [i for c in range(2) for i in sample_frame_indices(40, 4, clip=c, num_clips=2)]
+    assert torch.equal(pixels(processor, decoded, num_clips=2), views)
+    assert torch.equal(pixels(processor, decoded[indices], num_clips=2, do_sample_frames=False), views)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_clips": 0}, "`num_clips` must be at least 1, got 0"),
+        ({"num_crops": 2}, "`num_crops` must be 1 or 3, got 2"),
+        ({"num_clips": 4, "do_sample_frames": False}, r"Videos of \[6\] frames make no 4 clips each"),
+        ({"num_clips": 2, "fps": 3, "do_sample_frames": True}, "`fps` takes one clip, got `num_clips` of 2"),
+        ({"num_crops": 3, "crop_size": {"height": 40, "width": 32}}, "Three crops are squares"),
+    ],
+)
+def test_views_that_do_not_exist(processor, frames, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        processor(frames, **arguments)
+
+
 def test_files_and_frames_in_one_batch(processor, numbered_video, frames):
     batch = pixels(processor, [numbered_video, frames], do_sample_frames=True)
     assert torch.equal(batch[:1], pixels(processor, numbered_video))

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, BinaryIO, Literal, get_args
 
 import torch
@@ -181,19 +182,19 @@ def _read_file(
 
 def _metadata(video: SeekableVideo, num_frames: int, index: FrameIndex | None = None) -> VideoFileMetadata:
     stream = video.stream
-    duration: float | None
+    duration: Fraction | None  # in seconds; exact, so that 25 frames a second are 25
     if index is not None:
-        duration = float((index.end - int(index.pts[0])) * stream.time_base)
+        duration = (index.end - int(index.pts[0])) * stream.time_base
     elif stream.duration is not None:
-        duration = float(stream.duration * stream.time_base)
+        duration = stream.duration * stream.time_base
     else:
-        duration = float(num_frames / stream.average_rate) if stream.average_rate else None
+        duration = num_frames / stream.average_rate if stream.average_rate else None
     return VideoFileMetadata(
         total_num_frames=num_frames,
-        fps=num_frames / duration if duration else None,
+        fps=float(num_frames / duration) if duration else None,
         width=video.size[0],
         height=video.size[1],
-        duration=duration,
+        duration=None if duration is None else float(duration),
         video_backend="pyav",
     )
 
