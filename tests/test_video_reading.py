@@ -371,9 +371,20 @@ def test_what_torchcodec_cannot_read_is_left_to_pyav(numbered_video, monkeypatch
 
     monkeypatch.setattr("ila_hf.video_reading.torchcodec_decoder", lambda: decoder)
     for source in (numbered_video, numbered_video.read_bytes(), numbered_video.open("rb")):
-        frames, metadata = read_video(source, [11, 3])
+        frames, metadata = read_video(source, [11, 3], "torchcodec")
         assert frame_numbers(frames) == [11, 3]
         assert metadata.video_backend == "pyav"
+
+
+@pytest.mark.parametrize("name", ["closed_groups.mp4", "hevc.mp4", "vp8.webm", "h264.ts"])
+def test_pyav_reads_what_it_reads_faster_or_alone(video_of, name):
+    assert read_video(video_of(name), [5])[1].video_backend == "pyav"
+
+
+@pytest.mark.skipif(torchcodec_decoder() is None, reason="torchcodec, or FFmpeg's libraries, are not installed")
+@pytest.mark.parametrize("name", ["vp9.webm", "av1.mp4"])
+def test_torchcodec_reads_what_it_reads_faster(video_of, name):
+    assert read_video(video_of(name), [5])[1].video_backend == "torchcodec"
 
 
 # ------------------------------------------------------------------------------------------------------------- limits

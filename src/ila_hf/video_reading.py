@@ -1,8 +1,8 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Read chosen frames of a video: one function, two decoders, one answer.
 
-torchcodec decodes where it can be imported, which takes FFmpeg's libraries on the system, and where it gives the
-frames that decoding from the start gives; PyAV, which brings its own FFmpeg, decodes everywhere else.
+torchcodec decodes where it can be imported, which takes FFmpeg's libraries on the system, where it gives the frames
+that decoding from the start gives, and where it is not the slower one; PyAV, with its own FFmpeg, everywhere else.
 """
 
 import functools
@@ -26,6 +26,9 @@ FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 _CONTAINERS = {"mp4", "matroska"}
 # Not VP8, whose packets may hold frames that are not shown: torchcodec counts those
 _CODECS = ("h264", "hevc", "vp9", "av1")
+# Where it is the faster of the two, or as fast. Of H.264 and HEVC, we have PyAV decode only what other frames refer to,
+# which takes about two thirds of torchcodec's time (benchmarks/read_videos.py)
+_PREFERRED_CODECS = ("vp9", "av1")
 # 8 bits: from more, releases of FFmpeg do not make the same RGB
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "gray", "rgb24", "gbrp")
 
@@ -75,7 +78,8 @@ def read_video(
         frames: Numbers of the frames wanted, in any order, repeated or not; or a function that takes the metadata and
             returns them, which may be called again where a file turns out to hold fewer frames than it states.
             Default: all frames.
-        backend: "torchcodec" or "pyav". Default: torchcodec where it can be imported, PyAV for what it does not read.
+        backend: "pyav", or "torchcodec", which leaves to PyAV what it does not read exactly. Default: the faster one,
+            torchcodec for VP9 and AV1, if it can be imported.
         limits: What reading may cost. Default: those of [`VideoLimits`]. torchcodec keeps the time between frames.
 
     Returns:
@@ -104,7 +108,8 @@ def read_video(
     limits = limits or VideoLimits()
     deadline = Deadline(limits.decode_seconds)
     with _named(source), open_source(source, limits, deadline) as file:
-        return _read_file(file, sampler, backend != "pyav", limits, deadline)
+        codecs = {"pyav": (), "torchcodec": _CODECS}.get(backend or "", _PREFERRED_CODECS)
+        return _read_file(file, sampler, codecs, limits, deadline)
 
 
 def _all_frames(metadata: VideoMetadata) -> range:
@@ -151,7 +156,7 @@ def _read_decoder(decoder: Any, sampler: FrameSampler) -> tuple[torch.Tensor, Vi
 
 
 def _read_file(
-    file: str | BinaryIO, sampler: FrameSampler, with_torchcodec: bool, limits: VideoLimits, deadline: Deadline
+    file: str | BinaryIO, sampler: FrameSampler, codecs: Sequence[str], limits: VideoLimits, deadline: Deadline
 ) -> tuple[torch.Tensor, VideoFileMetadata]:
     """By the header, by the packets, or from the start: the first way that leads to the frames."""
     for find in (SeekableVideo.header_index, SeekableVideo.packet_index):
@@ -162,10 +167,10 @@ def _read_file(
             metadata = _metadata(video, len(index.pts), index)
             indices = _sample(sampler, metadata)
             try:
-                if with_torchcodec and _suits_torchcodec(video, index, indices):
+                if video.codec in codecs and _suits_torchcodec(video, index, indices):
                     decoded = _torchcodec_frames(file, video, index, indices)
                     if decoded is None:  # it has moved the position in the file
-                        return _read_file(file, sampler, False, limits, deadline)
+                        return _read_file(file, sampler, (), limits, deadline)
                     metadata.video_backend = "torchcodec"
                     return _clip(decoded, video, metadata)
                 return _clip(video.frames_at(index, indices), video, metadata)
@@ -212,7 +217,7 @@ def _suits_torchcodec(video: SeekableVideo, index: FrameIndex, indices: Sequence
     context = video.stream.codec_context
     if torchcodec_decoder() is None or _CONTAINERS.isdisjoint(video.container.format.name.split(",")):
         return False
-    if context.codec.canonical_name not in _CODECS or context.pix_fmt not in _PIXEL_FORMATS:
+    if context.pix_fmt not in _PIXEL_FORMATS:
         return False
     video.check_runs(index, indices)  # what raises an error here, torchcodec would not notice
     return True

@@ -65,6 +65,7 @@ class SeekableVideo:
             self.container.close()
             raise
         context = self.stream.codec_context
+        self.codec: str = context.codec.canonical_name
         self.size = context.width, context.height
         context.thread_type = "NONE"  # loaders decode many files at once, one thread each
         if limits.max_pixels is not None:
@@ -131,7 +132,7 @@ class SeekableVideo:
 
     def _is_hidden(self, packet: Any) -> bool:
         """Whether a packet holds a frame that is not shown: VP8 stores such frames by themselves (RFC 6386, 9.1)."""
-        return self.stream.codec_context.name == "vp8" and not bytes(packet)[0] & 0x10
+        return self.codec == "vp8" and not bytes(packet)[0] & 0x10
 
     def frames_at(self, index: FrameIndex, numbers: Iterable[int]) -> dict[int, torch.Tensor]:
         """Frames (3, H, W), uint8 RGB, by their numbers.
@@ -148,7 +149,7 @@ class SeekableVideo:
     def _decode_run(self, index: FrameIndex, key: int, run: Sequence[int]) -> Iterator[tuple[int, Any]]:
         """Decode on from a key frame to the last frame of a run."""
         context = self.stream.codec_context
-        can_skip = context.name in _SKIPPING
+        can_skip = self.codec in _SKIPPING
         wanted = {int(index.pts[number]): number for number in run}
         to_decode = set(wanted)
         last = None
@@ -189,7 +190,7 @@ class SeekableVideo:
             first.pts not in index.pts or index.pts.index(first.pts) not in index.keys
         ):
             raise MisplacedFrameError  # shown after frames that are decoded later: the header does not tell which
-        if context.name == "h264" and not _is_intra(bytes(first), context.extradata):
+        if self.codec == "h264" and not _is_intra(bytes(first), context.extradata):
             raise MisplacedFrameError
         return chain([first], packets)
 
