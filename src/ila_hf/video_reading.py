@@ -26,8 +26,8 @@ FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 _CONTAINERS = {"mp4", "matroska"}
 # Not VP8, whose packets may hold frames that are not shown: torchcodec counts those
 _CODECS = ("h264", "hevc", "vp9", "av1")
-# Where it is the faster of the two, or as fast. Of H.264 and HEVC, we have PyAV decode only what other frames refer to,
-# which takes about two thirds of torchcodec's time (benchmarks/read_videos.py)
+# Where it is the faster of the two, or as fast. Of H.264 and HEVC we have PyAV decode only what other frames refer to,
+# in about two thirds of torchcodec's time (benchmarks/read_videos.py)
 _PREFERRED_CODECS = ("vp9", "av1")
 # 8 bits: from more, releases of FFmpeg do not make the same RGB
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "gray", "rgb24", "gbrp")
