@@ -266,7 +266,7 @@ def main() -> None:
     trainer = Trainer(
         model=model,
         args=training_args,
-        train_dataset=VideoClips(train, read_train) if train else None,
+        train_dataset=VideoClips(train, read_train, training_args.seed) if train else None,
         eval_dataset=VideoClips(validation, read_eval) if validation else None,
         processing_class=processor,
         data_collator=collate_clips,

@@ -10,10 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
+from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel, EvalPrediction
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main as ila_hf
@@ -198,6 +199,10 @@ def test_unreadable_videos_are_left_out_listed_and_scored_as_wrong(run, videos, 
     hits = metrics["eval_top1"] * 17  # of all 17 videos, not of the 16 that can be read
     assert hits == pytest.approx(round(hits), abs=1e-6)
     assert metrics["eval_top5"] <= 16 / 17
+    labels = np.array([1, -100, 2])
+    predictions = np.array([[0.0, 9, 1, 2, 3, 4], [9.0, 1, 2, 3, 4, 5], [9.0, 8, 7, 6, 5, 4]])
+    compute_metrics = load_script("examples/run_video_classification.py").compute_metrics
+    assert compute_metrics(EvalPrediction(predictions, labels)) == {"top1": 1 / 3, "top5": 2 / 3}
     assert math.isfinite(metrics["eval_loss"])
     lines = (output / "confusion_matrix.csv").read_text().splitlines()
     assert sum(int(count) for line in lines[1:] for count in line.split(",")[1:]) == 16

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 import warnings
 
@@ -46,7 +47,8 @@ def test_each_is_listed_once_by_many_processes(tmp_path):
     assert len(file.read_text().splitlines()) == len(UnreadableVideos(file)) == 30
 
 
-def test_a_report_is_a_warning_once(tmp_path):
+def test_a_report_is_a_warning_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     for unreadable in (UnreadableVideos(), UnreadableVideos(tmp_path / "list.jsonl")):
         with pytest.warns(UserWarning, match="it is bad"):
             assert unreadable.add("x.mp4", "it is bad")
@@ -60,6 +62,21 @@ def test_a_report_is_a_warning_once(tmp_path):
     (tmp_path / "list.jsonl").write_text('{"file": 1}')
     with pytest.raises(ValueError, match="is no list of unreadable videos"):
         UnreadableVideos(tmp_path / "list.jsonl").read()
+
+
+@pytest.mark.filterwarnings("ignore:it is bad")
+def test_a_list_that_is_torn_or_cannot_be_written_ends_no_run(tmp_path):
+    file = tmp_path / "list.jsonl"
+    file.write_text('{"video": "a.mp4", "error": "it is bad"}\n{"video": "b.mp4", "er')
+    assert UnreadableVideos(file).read() == {"a.mp4": "it is bad"}
+    unreadable = UnreadableVideos(file)
+    assert unreadable.add("b.mp4", "it is bad")
+    assert list(UnreadableVideos(file).read()) == ["a.mp4", "b.mp4"]
+    (tmp_path / "folder").mkdir()
+    unreadable = UnreadableVideos(tmp_path / "folder")
+    with pytest.warns(UserWarning, match="The list of unreadable videos cannot be kept"):
+        assert unreadable.add("a.mp4", "it is bad")
+    assert not unreadable.add("a.mp4", "it is bad")
 
 
 def test_check_command(folder, tmp_path, capsys):
@@ -77,8 +94,26 @@ def test_check_command(folder, tmp_path, capsys):
     (folder / "a/0.mp4").unlink()
     ila_hf([*arguments, "--num_frames", "0"])
     assert output.read_text() == ""
-    with pytest.raises(ValueError, match="`num_frames` must be at least 0, got -1"):
-        ila_hf([*arguments, "--num_frames", "-1"])
+    for flags, message in (
+        (["--num_frames", "-1"], "`num_frames` must be at least 0, got -1"),
+        (["--data", str(folder / "gone")], "There is no file"),
+        (["--decode_seconds", "0"], "`decode_seconds` must be positive"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            ila_hf([*arguments, *flags])
+        assert exit_info.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_what_the_check_has_found_is_kept_when_it_is_ended(folder, tmp_path, monkeypatch):
+    def interrupted(videos, *args):
+        yield videos[0], "it is bad"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(unreadable_videos, "check_videos", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ila_hf(["check", "--data", str(folder), "--output_file", str(tmp_path / "list.jsonl")])
+    assert UnreadableVideos(tmp_path / "list.jsonl").read() == {str(folder / "a/0.mp4"): "it is bad"}
 
 
 def _crash_or_hang(video, num_frames, limits):

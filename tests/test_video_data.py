@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 import pytest
-from datasets import Dataset, Features, Value, Video
+from datasets import ClassLabel, Dataset, Features, Value, Video
 
 from ila_hf.class_labels import read_labels
 from ila_hf.motion_videos import write_video
@@ -59,16 +59,43 @@ def test_the_original_text_list(folder):
     assert dataset.features["label"].names == ["0", "1", "2"]
     assert rows(dataset, folder) == {"b/2.mp4": "2", "c d/4.mkv": "0", "a/1.MP4": "2"}
     assert rows(load_videos(folder / "list.txt", ["x", "y", "z"]), folder)["c d/4.mkv"] == "x"
-    with pytest.raises(ValueError, match=r"not among the 2 known: \[2\]"):
+    with pytest.raises(ValueError, match=r"not among the 2 known: \['2'\]"):
         load_videos(folder / "list.txt", ["x", "y"])
     (folder / "list.txt").write_text("c d/4.mkv juggling\n")
     assert rows(load_videos(folder / "list.txt"), folder) == {"c d/4.mkv": "juggling"}
 
 
-def test_ids_as_words_of_a_csv_need_names(folder):
-    (folder / "list.csv").write_text("video,label\nb/2.mp4,1\na/1.MP4,7\n")
-    assert load_videos(folder / "list.csv").features["label"].names == ["1", "7"]
-    assert load_videos(folder / "list.csv", list("abcdefgh"))["label"] == [1, 7]
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "video,label\nb/2.mp4,10\na/1.MP4,2\n"),
+        ("list.txt", "b/2.mp4 10\na/1.MP4 2\n"),
+        ("list.jsonl", '{"video": "b/2.mp4", "label": 10}\n{"video": "a/1.MP4", "label": "2"}\n'),
+    ],
+)
+def test_numbers_are_ids(folder, name, text):
+    (folder / name).write_text(text)
+    assert load_videos(folder / name)["label"] == [10, 2]
+    assert load_videos(folder / name).features["label"].num_classes == 11
+    assert load_videos(folder / name, list("abcdefghijk"))["label"] == [10, 2]
+    (folder / name).write_text(text.replace("10", "99999999"))
+    with pytest.raises(ValueError, match="has the class id 99999999; without names, ids are 0 to 100000"):
+        load_videos(folder / name)
+
+
+def test_numbers_as_names_of_folders_are_names(folder):
+    (folder / "a").rename(folder / "2021")
+    (folder / "b").rename(folder / "1")
+    assert load_videos(folder).features["label"].names == ["1", "2021", "c d"]
+
+
+def test_hidden_files_are_passed_over(folder):
+    for name in (".cache/1.mp4", "a/._1.mp4", "a/.trash/2.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    (folder / "a" / "folder.mp4").mkdir()
+    assert load_videos(folder).features["label"].names == ["a", "b", "c d"]
+    assert len(load_videos(folder)) == 4
 
 
 def test_something_something(tmp_path):
@@ -151,52 +178,88 @@ def test_what_is_not_a_data_set(folder, tmp_path):
         ("list.csv", "video,label\na/1.MP4\n", "line 2: a video and a label are needed"),
         ("list.txt", "a/1.MP4\n", "line 1: a video and a label are needed"),
         ("list.json", "[{", "neither a json list nor json lines"),
+        (
+            "list.jsonl",
+            '{"video": "a/1.MP4", "label": ["x"]}',
+            r"line 1: a video and a label are needed, got .* \['x'\]",
+        ),
+        ("list.jsonl", '{"video": 5, "label": "x"}', "line 1: a video and a label are needed, got 5"),
+        ("list.jsonl", '{"id": 5, "template": null}', "line 1: a video and a label are needed, got '5.webm' and None"),
+        ("list.jsonl", '{"video": "a/1.MP4", "label": -1}', "has the class id -1; without names, ids are 0 to"),
+        ("list.csv", "video,label\na\0.mp4,x\n", "line 2: a video and a label are needed|line contains NUL"),
         ("list.jsonl", "[1]", "entry 0: an object of video and label is needed, got 1"),
         ("list.jsonl", '{"path": "a"}', "line 1: `video` and `label`, or SSv2's"),
     ):
         (folder / name).write_text(text)
         with pytest.raises(ValueError, match=message):
             load_video_list(folder / name)
+    (folder / "list.csv").write_bytes("video,label\né.mp4,x\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list\.csv' is not text in UTF-8"):
+        load_video_list(folder / "list.csv")
 
 
 def test_leaving_out(folder):
     dataset = load_videos(folder)
-    kept = leave_out(dataset, [str(folder / "b/2.mp4"), "other"])
+    kept = leave_out(dataset, [f"{folder}/a/../b/2.mp4", "other"])
     assert rows(kept, folder) == {"a/1.MP4": "a", "a/deeper/3.avi": "a", "c d/4.mkv": "c d"}
 
 
-def test_a_data_set_with_a_video_column(folder, tmp_path):
-    """As the Hub stores them: parquet files whose videos are paths and bytes."""
-    content = (folder / "b/2.mp4").read_bytes()
-    columns = {"clip": [{"path": "x.mp4", "bytes": content}] * 2, "label": ["red", "blue"], "other": [1, 2]}
-    features = Features({"clip": Video(decode=False), "label": Value("string"), "other": Value("int64")})
-    Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "data" / "train.parquet")
-    for arguments in ({}, {"video_column": "clip"}):
-        dataset = load_video_dataset(str(tmp_path / "data"), **arguments)
-        assert dataset.column_names == ["video", "label"]
-        assert dataset.features["label"].names == ["blue", "red"]
-        assert dataset["label"] == [1, 0]
-        assert dataset[0]["video"] == {"path": "x.mp4", "bytes": content}
-    stream = load_video_dataset(str(tmp_path / "data"), streaming=True, label_names=["red", "blue"])
-    assert [row["label"] for row in stream] == [0, 1]
-    assert next(iter(stream))["video"]["bytes"] == content
+def parquet(folder, video, label, feature):
+    """As the Hub stores videos: their paths and bytes in files of columns."""
+    values = {video: [{"path": "x.mp4", "bytes": b"some"}] * 2, "label": label, "other": [1, 2]}
+    features = Features({video: Video(decode=False), "label": feature, "other": Value("int64")})
+    Dataset.from_dict(values, features=features).to_parquet(folder / "data" / "train.parquet")
+    return str(folder / "data")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("video", ["clip", "video"])
+@pytest.mark.parametrize(
+    ("label", "feature", "names"),
+    [
+        (["red", "blue"], Value("string"), ["red", "blue"]),
+        ([0, 1], Value("int64"), ["red", "blue"]),
+        ([1, 0], ClassLabel(names=["blue", "red"]), ["red", "blue"]),
+        ([1, 0], ClassLabel(names=["blue", "red"]), None),
+    ],
+)
+def test_a_data_set_with_a_video_column(tmp_path, streaming, video, label, feature, names):
+    data = load_video_dataset(
+        parquet(tmp_path, video, label, feature), streaming=streaming, label_names=names, video_column=None
+    )
+    assert sorted(data.features) == ["label", "video"]
+    rows = list(data)
+    assert [data.features["label"].names[row["label"]] for row in rows] == ["red", "blue"]
+    assert rows[0]["label"] == (1 if names is None else 0)
+    assert rows[0]["video"] == {"path": "x.mp4", "bytes": b"some"}
+
+
+def test_columns_and_classes_that_are_not_there(tmp_path):
+    path = parquet(tmp_path, "clip", ["red", "blue"], Value("string"))
+    assert load_video_dataset(path).features["label"].names == ["blue", "red"]
     with pytest.raises(ValueError, match="not known while it streams: give `label_names`"):
-        load_video_dataset(str(tmp_path / "data"), streaming=True)
+        load_video_dataset(path, streaming=True)
     for arguments, column in (({"video_column": "video"}, "video"), ({"label_column": "class"}, "class")):
         with pytest.raises(ValueError, match=rf"no column '{column}'; its columns are \['clip', 'label', 'other'\]"):
-            load_video_dataset(str(tmp_path / "data"), **arguments)
+            load_video_dataset(path, **arguments)
+    for label, feature in (([-1, 0], ClassLabel(names=["a", "b"])), ([None, "a"], Value("string"))):
+        path = parquet(tmp_path / feature.dtype, "clip", label, feature)
+        with pytest.raises(ValueError, match=r"a video whose class is (-1|None); every video needs one"):
+            load_video_dataset(path)
+        with pytest.raises(ValueError, match=r"a video whose class is (-1|None); every video needs one"):
+            list(load_video_dataset(path, streaming=True, label_names=["a", "b"]))
 
 
-def write_shards(folder, content, shards, samples):
+def write_shards(folder, content, shards, samples, suffix="mp4"):
     """Tar files of <key>.mp4, <key>.cls and <key>.json."""
     for shard in range(shards):
         with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
             for i in range(samples):
                 key = f"{shard:02}{i:02}"
                 label = (shard * samples + i) % 3
-                entries = {"mp4": content, "cls": b"%d" % label, "json": json.dumps({"name": "abc"[label]}).encode()}
-                for suffix, data in entries.items():
-                    info = tarfile.TarInfo(f"{key}.{suffix}")
+                entries = {suffix: content, "cls": b"%d" % label, "json": json.dumps({"name": "abc"[label]}).encode()}
+                for name, data in entries.items():
+                    info = tarfile.TarInfo(f"{key}.{name}")
                     info.size = len(data)
                     tar.addfile(info, io.BytesIO(data))
 
@@ -208,7 +271,9 @@ def test_webdataset_shards(folder, tmp_path):
     stream = load_video_dataset("webdataset", data_files=pattern, streaming=True, label_names=["a", "b", "c"])
     assert stream.num_shards == 3
     assert [row["label"] for row in stream] == [i % 3 for i in range(12)]
-    assert next(iter(stream))["video"]["bytes"] == content
+    row = next(iter(stream))
+    assert row["video"]["bytes"] == content
+    assert row["video"]["path"] == f"{tmp_path}/train-0.tar/0000.mp4"  # keys are those of a shard
     dataset = load_video_dataset("webdataset", data_files=pattern, label_column="json.name")
     assert dataset.features["label"].names == ["a", "b", "c"]
     assert dataset["label"] == [i % 3 for i in range(12)]
@@ -216,3 +281,14 @@ def test_webdataset_shards(folder, tmp_path):
         "webdataset", data_files=pattern, streaming=True, label_column="json.name", label_names=["c", "b", "a"]
     )
     assert [row["label"] for row in stream] == [2 - i % 3 for i in range(12)]
+
+
+@pytest.mark.parametrize("suffix", ["webm", "mkv", "avi"])
+def test_shards_of_other_kinds_of_files(tmp_path, suffix):
+    write_shards(tmp_path, b"some", shards=1, samples=2, suffix=suffix)
+    for streaming in (False, True):
+        data = load_video_dataset(
+            "webdataset", data_files=str(tmp_path / "*.tar"), streaming=streaming, label_names=["a", "b", "c"]
+        )
+        video = next(iter(data))["video"]
+        assert (video["bytes"] if isinstance(video, dict) else video) == b"some"

@@ -90,9 +90,19 @@ def test_each_step_by_itself(processor):
         ("Pushing something from left to right", True),
         ("moving_left", True),
         ("circling counter-clockwise", True),
+        ("Left,right", True),
+        ("turn (left)", True),
+        ("moveLeft", True),
+        ("leaning leftwards.", True),
         ("juggling balls", False),
         ("leftover food", False),
     ],
 )
 def test_names_of_sides(name, expected):
     assert names_a_side(["playing cello", name]) is expected
+
+
+def test_clips_are_squares():
+    processor = ILAVideoProcessor(crop_size={"height": 32, "width": 48})
+    with pytest.raises(ValueError, match="Clips are squares, got a processor with `crop_size`"):
+        training_transform(processor)

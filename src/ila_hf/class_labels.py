@@ -44,12 +44,12 @@ def read_labels(labels: str | Path) -> list[str]:
 
 def _label_pairs(path: Path) -> list[tuple[int, str]]:
     text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         pairs = json.loads(text).items()
         if pairs and not all(str(key).isdecimal() for key, _ in pairs):
             return [(int(i), str(name)) for name, i in pairs]
         return [(int(i), str(name)) for i, name in pairs]
-    if path.suffix == ".csv":
+    if path.suffix.lower() == ".csv":
         reader = csv.DictReader(text.splitlines())
         if not {"id", "name"} <= set(reader.fieldnames or []):
             raise ValueError(f"it must have the columns id and name, got {reader.fieldnames}")

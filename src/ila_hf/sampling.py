@@ -2,6 +2,7 @@
 """Which T of n frames a model sees."""
 
 import itertools
+from numbers import Integral
 from typing import Literal, get_args
 
 import torch
@@ -47,7 +48,7 @@ def sample_frame_indices(
         "num_clips": num_clips,
     }
     for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
+        if not isinstance(value, Integral) or value < 1:
             raise ValueError(f"`{name}` must be at least 1, got {value!r}.")
     if strategy not in get_args(SamplingStrategy):
         raise ValueError(f"`strategy` must be one of {get_args(SamplingStrategy)}, got {strategy!r}.")

@@ -10,7 +10,10 @@ file a line in the list, not the scan.
 import argparse
 import json
 import multiprocessing
+import sys
+import tempfile
 import time
+import uuid
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -38,14 +41,13 @@ class UnreadableVideos:
 
     Args:
         file: Where they are listed, as json lines of `video` and `error`; processes and data loader workers share it,
-            and a resumed run goes on with it. None: kept in memory, each process by itself.
+            and a resumed run goes on with it. Default: a temporary file, made when there is something to list.
     """
 
     def __init__(self, file: str | Path | None = None):
-        self.file = None if file is None else Path(file)
+        name = f"unreadable_videos_{uuid.uuid4().hex}.jsonl"
+        self.file = Path(tempfile.gettempdir()) / name if file is None else Path(file)
         self._known: dict[str, str] = {}
-        if self.file is not None:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> dict[str, str]:
         """Video to cause, in the order of the reports.
@@ -53,24 +55,35 @@ class UnreadableVideos:
         Raises:
             ValueError: If the file is no such list.
         """
-        if self.file is not None and self.file.exists():
-            try:
-                rows = [json.loads(line) for line in self.file.read_text(encoding="utf-8").splitlines()]
-                self._known = {row["video"]: row["error"] for row in rows}
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{str(self.file)!r} is no list of unreadable videos: {error!r}") from error
+        if self.file.exists():
+            lines = [line for line in self.file.read_text(encoding="utf-8").split("\n") if line.strip()]
+            rows = []
+            for line in lines:
+                with suppress(json.JSONDecodeError):  # a line that a kill has torn
+                    rows.append(json.loads(line))
+            is_list = all(isinstance(row, dict) and {"video", "error"} <= set(row) for row in rows)
+            if not is_list or (lines and not rows):
+                raise ValueError(f"{str(self.file)!r} is no list of unreadable videos.")
+            self._known |= {row["video"]: row["error"] for row in rows}
         return dict(self._known)
 
     def add(self, video: str, error: str) -> bool:
-        """Report a video, unless it has been reported before; returns whether it is new."""
+        """Report a video, unless it has been reported before; returns whether it is new.
+
+        A list that cannot be written ends no run either: it is said, and each process goes on by itself.
+        """
         if video in self._known:
             return False
-        if self.file is not None:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{self.file}.lock"):
                 if video in self.read():
                     return False
+                is_torn = self.file.exists() and self.file.read_bytes()[-1:] not in (b"", b"\n")
                 with self.file.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({"video": video, "error": error}) + "\n")
+                    lines.write("\n" * is_torn + json.dumps({"video": video, "error": error}) + "\n")
+        except (OSError, ValueError) as failure:
+            warnings.warn(f"The list of unreadable videos cannot be kept: {failure}", stacklevel=2)
         self._known[video] = error
         warnings.warn(error, stacklevel=2)
         return True
@@ -203,24 +216,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf check`; exits with 1 if there are videos that cannot be read."""
+    """Run `ila-hf check`; exits with 1 if videos cannot be read, with 2 if there is nothing to check."""
     from .video_data import load_videos
 
-    if arguments.num_frames < 0:
-        raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")
-    data = load_videos(
-        arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
-    )
-    limits = VideoLimits(arguments.decode_seconds, arguments.max_pixels, arguments.max_url_bytes)
-    found = {}
-    results = check_videos(list(data["video"]), arguments.num_workers, arguments.num_frames or None, limits)
-    for video, error in tqdm(results, total=len(data), desc="Reading videos", unit="video"):
-        if error is not None:
-            found[video] = error
-    output = Path(arguments.output_file)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps({"video": video, "error": found[video]}) + "\n" for video in sorted(found)]
-    output.write_text("".join(lines), encoding="utf-8")
-    print(f"{len(data)} videos read, {len(found)} cannot be: {output}")
-    if found:
+    try:
+        if arguments.num_frames < 0:
+            raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")
+        data = load_videos(
+            arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
+        )
+        limits = VideoLimits(arguments.decode_seconds, arguments.max_pixels, arguments.max_url_bytes)
+        output = Path(arguments.output_file)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lines = output.open("w", encoding="utf-8")
+    except (ValueError, OSError) as failure:
+        print(f"ila-hf check: {failure}", file=sys.stderr)
+        raise SystemExit(2) from failure
+    videos = sorted(set(data["video"]))
+    count = 0
+    results = check_videos(videos, arguments.num_workers, arguments.num_frames or None, limits)
+    with lines:  # written as they are found: what has been read is not lost when the scan is ended
+        for video, error in tqdm(results, total=len(videos), desc="Reading videos", unit="video"):
+            if error is not None:
+                count += 1
+                lines.write(json.dumps({"video": video, "error": error}) + "\n")
+                lines.flush()
+    print(f"{len(videos)} videos read, {count} cannot be: {output}")
+    if count:
         raise SystemExit(1)

@@ -1,10 +1,12 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Clips for training and evaluation from the data sets of video_data.py, decoded when they are asked for."""
 
+import hashlib
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from huggingface_hub import HfFileSystem
@@ -17,6 +19,8 @@ from .video_sources import VideoLimits, VideoReadError, source_name
 
 
 ErrorPolicy = Literal["skip", "error", "wrong"]
+# In training, and in evaluation
+_POLICIES: dict[bool, tuple[ErrorPolicy, ...]] = {True: ("skip", "error"), False: ("error", "wrong")}
 IGNORED_LABEL = -100  # what losses leave out and no prediction equals
 _TRIES = 100  # unreadable videos in a row that end a run: then it is not the videos
 
@@ -40,7 +44,8 @@ class ClipReader:
         backend: See [`read_video`].
 
     Raises:
-        ValueError: For unknown policies, and for "skip" in evaluation, which would drop videos from the metric.
+        ValueError: For unknown policies, for "skip" in evaluation, which would drop videos from the metric, and for
+            "wrong" in training, which would learn from them.
     """
 
     def __init__(
@@ -53,12 +58,10 @@ class ClipReader:
         limits: VideoLimits | None = None,
         backend: VideoBackend | None = None,
     ):
-        on_error = on_error or ("skip" if train else "error")
-        if on_error not in get_args(ErrorPolicy) or (on_error == "skip" and not train):
-            allowed = get_args(ErrorPolicy) if train else get_args(ErrorPolicy)[1:]
-            raise ValueError(
-                f"`on_error` must be one of {allowed} in {'training' if train else 'evaluation'}, got {on_error!r}."
-            )
+        on_error = _POLICIES[train][0] if on_error is None else on_error
+        if on_error not in _POLICIES[train]:
+            job = "training" if train else "evaluation"
+            raise ValueError(f"`on_error` must be one of {_POLICIES[train]} in {job}, got {on_error!r}.")
         self.processor, self.train, self.transform, self.on_error = processor, train, transform, on_error
         self.unreadable = UnreadableVideos() if unreadable is None else unreadable
         self.limits, self.backend = limits, backend
@@ -88,7 +91,7 @@ class ClipReader:
             frames, _ = read_video(_open(video), sampler, self.backend, self.limits)
         except VideoReadError as error:
             if isinstance(video, dict):  # bytes have no name
-                raise type(error)(f"{video['path']}: {error}") from error
+                raise type(error)(f"{video_name(video)}: {error}") from error
             raise
         if not self.train:
             return self._process(frames)
@@ -103,15 +106,20 @@ class ClipReader:
 
 def video_name(video: Any) -> str:
     """How reports call the video of a row."""
-    if isinstance(video, dict):
-        return str(video.get("path") or source_name(video.get("bytes")))
-    return source_name(video)
+    content = video.get("bytes") if isinstance(video, dict) else video
+    if isinstance(video, dict) and video.get("path"):
+        return str(video["path"])
+    if isinstance(content, bytes):
+        return f"<{len(content)} bytes, SHA-1 {hashlib.sha1(content).hexdigest()}>"
+    return source_name(content)
 
 
 def _open(video: Any) -> Any:
     """What [`read_video`] takes: a row may hold a dict of path and bytes, or a path on the Hub."""
     if isinstance(video, dict):
-        video = video["path"] if video.get("bytes") is None else video["bytes"]
+        video = video.get("path") if video.get("bytes") is None else video["bytes"]
+    if video is None:
+        raise VideoReadError("There is no video: neither a path nor bytes.")
     if isinstance(video, str) and video.startswith("hf://"):
         try:
             return HfFileSystem().open(video)
@@ -131,10 +139,24 @@ def _draw(processor: ILAVideoProcessor, metadata: Any) -> list[int]:
 
 
 class VideoClips(torch.utils.data.Dataset):
-    """The clips of a data set with random access; a video to skip is replaced by another, drawn at random."""
+    """The clips of a data set with random access; a video to skip is replaced by another, drawn at random.
 
-    def __init__(self, data: Dataset, reader: ClipReader):
-        self.data, self.reader = data, reader
+    What is drawn for a clip depends on the seed, the epoch and its number only: not on the workers, nor on the clips
+    before it, so that a resumed run sees what it would have seen.
+
+    Args:
+        data: Rows of `video` and `label`.
+        reader: Makes clips of them.
+        seed: Of the random draws.
+    """
+
+    def __init__(self, data: Dataset, reader: ClipReader, seed: int = 0):
+        self.data, self.reader, self.seed = data, reader, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew; Trainer and accelerate call it at the start of every epoch."""
+        self.epoch = epoch
 
     def __len__(self) -> int:
         return len(self.data)
@@ -144,6 +166,12 @@ class VideoClips(torch.utils.data.Dataset):
         Raises:
             VideoReadError: If the policy says so, or if a hundred videos in a row cannot be read.
         """
+        with torch.random.fork_rng(devices=[]):
+            entropy = np.random.SeedSequence([self.seed, self.epoch, int(index)])
+            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+            return self._read(index)
+
+    def _read(self, index: int) -> dict[str, Any]:
         for _ in range(_TRIES):
             sample = self.reader(self.data[index])
             if sample is not None:
@@ -155,7 +183,9 @@ class VideoClips(torch.utils.data.Dataset):
 def stream_clips(data: IterableDataset, reader: ClipReader, num_processes: int = 1) -> IterableDataset:
     """The clips of a data set that streams; a video to skip is left out.
 
-    With Trainer or accelerate set `dispatch_batches=False`: each process then reads shards of its own.
+    With Trainer or accelerate set `dispatch_batches=False`: each process then reads shards of its own. A clip is drawn
+    from torch's generator, which data loaders seed for every worker. A shard that is itself damaged, such as a tar
+    file cut short, is an error.
 
     Args:
         data: From [`load_video_dataset`].
@@ -171,14 +201,15 @@ def stream_clips(data: IterableDataset, reader: ClipReader, num_processes: int =
             f"{num_processes} shards or more."
         )
 
-    def read(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        pairs = zip(rows["video"], rows["label"], strict=True)
-        samples = [reader({"video": video, "label": label}) for video, label in pairs]
-        kept = [sample for sample in samples if sample is not None]
-        return {name: [sample[name] for sample in kept] for name in ("pixel_values", "labels")}
-
     rows = data.select_columns(["video", "label"])
-    return rows.map(read, batched=True, batch_size=1, remove_columns=["video", "label"])
+    return rows.map(partial(_read_rows, reader=reader), batched=True, batch_size=1, remove_columns=["video", "label"])
+
+
+def _read_rows(rows: dict[str, list[Any]], reader: ClipReader) -> dict[str, list[Any]]:
+    pairs = zip(rows["video"], rows["label"], strict=True)
+    samples = [reader({"video": video, "label": label}) for video, label in pairs]
+    kept = [sample for sample in samples if sample is not None]
+    return {name: [sample[name] for sample in kept] for name in ("pixel_values", "labels")}
 
 
 def collate_clips(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Augmentation of the training recipes (Table 14), on torchvision: one random draw for all frames of a clip."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from .video_processing_ila import ILAVideoProcessor
 
 
 # Words in the names of classes that a mirrored video would make wrong
-_SIDES = ("left", "right", "clockwise", "counterclockwise", "anticlockwise")
+_SIDES = re.compile(r"(left|right)(wards?|most)?|(counter|anti)?clockwise")
 
 
 class MultiScaleCrop(v2.Transform):
@@ -53,8 +54,8 @@ class MultiScaleCrop(v2.Transform):
 
 def names_a_side(label_names: Sequence[str]) -> bool:
     """Whether a class would be another one in the mirror, such as "pushing something from left to right"."""
-    words = {word for name in label_names for word in name.lower().replace("_", " ").replace("-", " ").split()}
-    return not words.isdisjoint(_SIDES)
+    words = [word for name in label_names for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)]  # of camelCase too
+    return any(_SIDES.fullmatch(word.lower()) for word in words)
 
 
 def training_transform(
@@ -79,8 +80,10 @@ def training_transform(
         erasing: Probability of a rectangle in the mean colour (torchvision's `RandomErasing`); 0 in the paper.
 
     Raises:
-        ValueError: For probabilities outside [0, 1].
+        ValueError: For probabilities outside [0, 1] and for a processor whose crop is no square.
     """
+    if processor.crop_size["height"] != processor.crop_size["width"]:
+        raise ValueError(f"Clips are squares, got a processor with `crop_size` of {processor.crop_size}.")
     probabilities = {"flip": flip, "jitter": jitter, "grey": grey, "erasing": erasing}
     for name, value in probabilities.items():
         if not 0 <= value <= 1:
