@@ -132,6 +132,33 @@ def hidden_frames(path):
     return remux(source, path, hide)
 
 
+def without_its_start(path):
+    """A recording that begins between key frames: what comes before the first one cannot be decoded."""
+    source = encode(path.with_name("whole_" + path.name), g="12", bf="2")
+    return remux(source, path, lambda number, packet: number >= 5)
+
+
+def with_a_jump(path):
+    """Decoded at a constant distance, but not shown at it: twelve frames in the middle of a group are left out."""
+    source = encode(path.with_name("whole_" + path.name), g="12", bf="0")
+
+    def later(number, packet):
+        if number >= 20:
+            packet.pts += 12 * packet.duration
+
+    return remux(source, path, later)
+
+
+def without_time_stamps(path):
+    """Bare H.264 put into a container: the time stamps are those of decoding, the order of display is not told."""
+    source = encode(path.with_name("whole_" + path.name), g="12", bf="3")
+
+    def as_decoded(number, packet):
+        packet.dts = packet.pts = number * packet.duration
+
+    return remux(source, path, as_decoded)
+
+
 STAMPS = np.cumsum(np.random.default_rng(0).integers(1, 6, NUM_FRAMES)).tolist()  # frames at uneven distances
 
 # name -> how to make it
@@ -176,5 +203,11 @@ VIDEOS = {
     "flash.flv": lambda p: encode(p, "flv", g="12"),
     "windows.wmv": lambda p: encode(p, "wmv2", g="12"),
     "palette.gif": lambda p: encode(p, "gif", "rgb8"),
+    "starts_late.ts": without_its_start,
+    "starts_late.mkv": without_its_start,
+    "jump.mp4": with_a_jump,
+    "no_stamps.mp4": without_time_stamps,
+    "interlaced.mp4": lambda p: encode(p, g="12", flags="+ildct+ilme", **{"x264-params": "tff=1"}),
+    "bare.mjpeg": lambda p: encode(p, "mjpeg", "yuvj420p"),
     "bare.h264": lambda p: encode(p, g="12", bf="2"),
 }

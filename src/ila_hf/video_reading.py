@@ -71,7 +71,8 @@ def read_video(
     """Read frames of a video.
 
     Frame i is the one that decoding from the start gives as number i; no more of the file is decoded than reaching the
-    frames takes. Pixels are those stored: they are not scaled where the file says that they are not square.
+    frames takes. Of a damaged file, frames that are lost may count or not. Pixels are those stored: they are not
+    scaled where the file says that they are not square.
 
     Args:
         source: Path, http(s) URL, bytes, binary file object (read from its start), or a torchcodec `VideoDecoder`.
@@ -103,6 +104,7 @@ def read_video(
     else:
         numbers = list(frames)
         sampler = lambda metadata: numbers  # noqa: E731
+    sampler = _chosen_once(sampler)
     if hasattr(source, "get_frames_at"):
         return _read_decoder(source, sampler)
     limits = limits or VideoLimits()
@@ -110,6 +112,18 @@ def read_video(
     with _named(source), open_source(source, limits, deadline) as file:
         codecs = {"pyav": (), "torchcodec": _CODECS}.get(backend or "", _PREFERRED_CODECS)
         return _read_file(file, sampler, codecs, limits, deadline)
+
+
+def _chosen_once(sampler: FrameSampler) -> FrameSampler:
+    """A sampler that is asked once for each number of frames, so that it draws at random no more often."""
+    chosen: dict[int, Sequence[int]] = {}
+
+    def sample(metadata: VideoMetadata) -> Sequence[int]:
+        if metadata.total_num_frames not in chosen:
+            chosen[metadata.total_num_frames] = sampler(metadata)
+        return chosen[metadata.total_num_frames]
+
+    return sample
 
 
 def _all_frames(metadata: VideoMetadata) -> range:
@@ -190,10 +204,10 @@ def _metadata(video: SeekableVideo, num_frames: int, index: FrameIndex | None = 
     duration: Fraction | None  # in seconds; exact, so that 25 frames a second are 25
     if index is not None:
         duration = (index.end - int(index.pts[0])) * stream.time_base
-    elif stream.duration is not None:
-        duration = stream.duration * stream.time_base
+    elif stream.average_rate:
+        duration = num_frames / stream.average_rate
     else:
-        duration = num_frames / stream.average_rate if stream.average_rate else None
+        duration = None if stream.duration is None else stream.duration * stream.time_base
     return VideoFileMetadata(
         total_num_frames=num_frames,
         fps=float(num_frames / duration) if duration else None,
@@ -231,9 +245,14 @@ def _torchcodec_frames(
     seek_mode = "approximate" if isinstance(index.pts, range) else "exact"
     time_base = video.stream.time_base
     try:
+        # Releases of FFmpeg differ in the colours of interlaced and of scaled frames
+        key = max(number for number in index.keys if number <= min(indices))
+        reference = video.frames_at(index, [key])[key]
         if not isinstance(file, str):
             file.seek(0)
         decoder = torchcodec_decoder()(file, stream_index=video.stream.index, seek_mode=seek_mode)
+        if video.is_interlaced or not torch.equal(decoder.get_frame_at(key).data, reference):
+            return None
         frames = {}
         for i in sorted(set(indices)):  # one by one, for the time; it decodes on where that is cheaper
             video.deadline.check()

@@ -7,8 +7,10 @@ all frames at a constant distance (mp4, mov), otherwise by a pass over the packe
 do not tell, or do not keep what they promise, the file is decoded from its start, and what that gives is frame i.
 """
 
+import math
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, BinaryIO, NamedTuple
@@ -23,14 +25,21 @@ from .video_sources import Deadline, VideoLimits, VideoReadError
 _SEEK_COST = 4
 # Decoders that skip a frame to which no other refers when told so for its packet; those of AV1 and VP9 do not listen
 _SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
+# Containers that are sought in; in others, such as a stream without a container, that may lead into a frame
+_CONTAINERS = {"mp4", "matroska", "mpegts", "mpeg", "avi", "flv", "asf", "ogg", "mxf", "nut"}
 
 
 class FrameIndex(NamedTuple):
-    """Time stamps of the frames in the order of display, numbers of the key frames, ascending, and the end."""
+    """Time stamps of the frames in the order of display, numbers of the key frames, ascending, and the end.
+
+    `delay` is told by a header only: how much later than it is decoded a frame is shown, if none is shown before it
+    that is decoded after it.
+    """
 
     pts: range | np.ndarray
     keys: Sequence[int]
     end: int
+    delay: int | None = None
 
 
 class MisplacedFrameError(Exception):
@@ -54,10 +63,10 @@ class SeekableVideo:
         self.limits, self.deadline = limits, deadline
         if not isinstance(file, str):
             file.seek(0)
-        # What a file refers to is opened over no network
-        options = {"protocol_whitelist": "file" if isinstance(file, str) else "none"}
+        # What a file refers to is opened over no network, and "%03d" in a name means itself
+        options = {"protocol_whitelist": "file" if isinstance(file, str) else "none", "pattern_type": "none"}
         self.container: Any = av.open(file, options=options, metadata_errors="replace")
-        self.rotation = 0
+        self.rotation, self.is_interlaced = 0, False  # of the frames that have been decoded
         self._reformatter = av.video.reformatter.VideoReformatter()  # of the video: it is not made anew for each frame
         try:
             self.stream = self._video_stream()
@@ -99,17 +108,21 @@ class SeekableVideo:
         steps = np.diff(stamps)
         if steps[0] <= 0 or (steps != steps[0]).any() or discarded.any() or stream.start_time is None:
             return None
-        # Frames that are decoded at a constant distance are shown at it; the n-th key frame may be shown after frames
-        # that are decoded later, which `_packets_from` finds out
+        delay = stream.start_time - int(stamps[0])
+        if not keys[0] or (delay == 0 and stream.codec_context.has_b_frames):
+            return None
+        # Frames that are decoded at a constant distance are mostly shown at it: where not, `_packets_of` finds out
         step = int(steps[0])
         pts = range(stream.start_time, stream.start_time + step * len(rows), step)
-        return FrameIndex(pts, keys.nonzero()[0].tolist(), pts.stop)
+        return FrameIndex(pts, keys.nonzero()[0].tolist(), pts.stop, delay)
 
     def packet_index(self) -> FrameIndex | None:
         """The frames as the packets tell them; None if some have no time stamp, or several the same."""
-        if self.container.format.name == "avi" and self.stream.codec_context.has_b_frames:
+        name, has_b_frames = self.container.format.name, bool(self.stream.codec_context.has_b_frames)
+        if _CONTAINERS.isdisjoint(name.split(",")) or (name == "avi" and has_b_frames):
             return None  # avi has no time stamps of display; those of FFmpeg are guesses
-        pts, keys, end = array("q"), [], 0
+        pts, keys, end, in_order = array("q"), [], 0, True
+        highest = -math.inf
         try:
             for packet in self.container.demux(self.stream):
                 self.deadline.check()
@@ -117,17 +130,23 @@ class SeekableVideo:
                     continue
                 if packet.pts is None:
                     return None
+                in_order &= packet.pts == packet.dts
                 if packet.is_keyframe:
+                    if packet.pts < highest:
+                        return None  # shown before frames that are decoded earlier, as in files put together
                     keys.append(packet.pts)
+                highest = max(highest, packet.pts)
                 if not packet.is_discard:  # left out by an edit list, but others may need it
                     pts.append(packet.pts)
                     end = max(end, packet.pts + (packet.duration or 0))
         except self.damage:
             return None
         stamps = np.unique(np.array(pts, dtype=np.int64))
-        if len(stamps) == 0 or len(stamps) < len(pts):
-            return None
         numbers = np.unique(np.searchsorted(stamps, keys))
+        if len(stamps) == 0 or len(stamps) < len(pts) or len(numbers) == 0 or numbers[0] > 0:
+            return None  # what comes before the first key frame may be shown or not
+        if has_b_frames and in_order and len(stamps) > 1:
+            return None  # the time stamps are those of decoding
         return FrameIndex(stamps, numbers[numbers < len(stamps)].tolist(), end)
 
     def _is_hidden(self, packet: Any) -> bool:
@@ -153,8 +172,8 @@ class SeekableVideo:
         wanted = {int(index.pts[number]): number for number in run}
         to_decode = set(wanted)
         last = None
-        for packet in self._packets_from(index, key):
-            self.deadline.check()
+        packets = self._packets_of(index, key, run[-1])
+        for packet in packets:
             context.skip_frame = "NONREF" if can_skip and packet.pts not in to_decode else "DEFAULT"
             to_decode.discard(packet.pts)
             decoded = context.decode(packet)
@@ -170,6 +189,25 @@ class SeekableVideo:
                 break
         if wanted:
             raise MisplacedFrameError
+        deque(packets, maxlen=0)  # read on, without decoding, for what `_packets_of` finds out
+
+    def _packets_of(self, index: FrameIndex, key: int, last: int) -> Iterator[Any]:
+        """Packets from a key frame on, until none can be shown up to the frame `last`.
+
+        Raises:
+            MisplacedFrameError: At the end, if a header promises other time stamps than the packets have.
+        """
+        stamps = []
+        for packet in self._packets_from(index, key):
+            self.deadline.check()
+            if packet.size == 0 or (packet.dts is not None and packet.dts > index.pts[last]):
+                break
+            stamps.append(packet.pts)
+            yield packet
+        if index.delay is not None and isinstance(index.pts, range):
+            shown = sorted(stamp for stamp in stamps if stamps[0] <= stamp <= index.pts[last])
+            if shown != list(index.pts[index.pts.index(stamps[0]) : last + 1]):
+                raise MisplacedFrameError
 
     def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Any]:
         """Packets from the key frame with a number, or from one before it where seeking does not reach it."""
@@ -186,9 +224,7 @@ class SeekableVideo:
             if back > position:
                 raise MisplacedFrameError
             back = 2 * back + 1
-        if isinstance(index.pts, range) and (
-            first.pts not in index.pts or index.pts.index(first.pts) not in index.keys
-        ):
+        if index.delay is not None and (first.pts not in index.pts or first.pts - first.dts != index.delay):
             raise MisplacedFrameError  # shown after frames that are decoded later: the header does not tell which
         if self.codec == "h264" and not _is_intra(bytes(first), context.extradata):
             raise MisplacedFrameError
@@ -196,8 +232,8 @@ class SeekableVideo:
 
     def check_runs(self, index: FrameIndex, numbers: Iterable[int]) -> None:
         """Raise MisplacedFrameError where frames cannot be decoded from the key frame before them, as far as told."""
-        for key, _ in plan_runs(sorted(set(numbers)), index.keys):
-            self._packets_from(index, key)
+        for key, run in plan_runs(sorted(set(numbers)), index.keys):
+            deque(self._packets_of(index, key, run[-1]), maxlen=0)
 
     def decode_in_order(self) -> Iterator[Any]:
         """All frames, decoded from the start; packets that cannot be decoded are passed over."""
@@ -236,8 +272,10 @@ class SeekableVideo:
         """(3, H, W), turned upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        self.rotation = frame.rotation % 360
-        return torch.rot90(torch.from_numpy(rgb), self.rotation // 90).permute(2, 0, 1)
+        self.is_interlaced |= frame.interlaced_frame
+        turns = round(frame.rotation / 90) % 4
+        self.rotation = 90 * turns
+        return torch.rot90(torch.from_numpy(rgb), turns).permute(2, 0, 1)
 
 
 def _is_intra(packet: bytes, extradata: bytes | None) -> bool:

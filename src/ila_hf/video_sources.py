@@ -3,12 +3,14 @@
 
 import http.client
 import os
+import queue
 import re
 import tempfile
+import threading
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from io import BytesIO
 from os import PathLike
@@ -106,7 +108,9 @@ def open_source(source: VideoSource, limits: VideoLimits, deadline: Deadline) ->
             _check_head(content)
         yield path
     else:
-        file: Any = BytesIO(source) if isinstance(source, bytes) else source
+        file: Any = BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
+        if not hasattr(file, "read"):
+            raise VideoReadError(f"it is no path, URL, bytes or file, but of the type {type(source).__name__}")
         if not (hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable())):
             file = BytesIO(file.read())
         _check_head(file)
@@ -142,7 +146,7 @@ def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline)
     ):
         opener.add_handler(handler())
     try:
-        with opener.open(url, timeout=URL_TIMEOUT) as response:
+        with _within(deadline, lambda: opener.open(url, timeout=URL_TIMEOUT)) as response:
             if int(response.headers.get("Content-Length") or 0) > limit:
                 raise VideoReadError(too_large)
             size = 0
@@ -154,5 +158,32 @@ def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline)
                 file.write(chunk)
             if response.length:  # read1 takes an early end for the end
                 raise VideoReadError(f"the connection ended {response.length} bytes before the file")
-    except (OSError, http.client.HTTPException) as error:
+    except VideoReadError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        http.client.HTTPException,
+    ) as error:  # ValueError: addresses and headers that are none
         raise VideoReadError(str(error)) from error
+
+
+def _within(deadline: Deadline, call: Callable[[], Any]) -> Any:
+    """The result of a call that may trickle on for longer than there is time; it is then left to itself."""
+    results: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue()
+
+    def run() -> None:
+        try:
+            results.put((call(), None))
+        except BaseException as error:  # handed over, to be raised below
+            results.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    while True:
+        deadline.check()
+        with suppress(queue.Empty):
+            result, error = results.get(timeout=0.1)
+            break
+    if error is not None:
+        raise error
+    return result
