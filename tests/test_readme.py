@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from test_examples import load_script
 from transformers import HfArgumentParser, TrainingArguments
+from video_files import VIDEOS
 
 from ila_hf.tiny import tiny_config, tiny_processor
 
@@ -62,6 +63,21 @@ def test_comparison_is_what_the_script_wrote():
     }
     table = load_script("benchmarks/compare_architectures.py").table(results, [100, 200, 300, 500, 700, 1000])
     assert table in README
+
+
+def test_reading_is_what_the_script_wrote():
+    results = json.loads((ROOT / "benchmarks/results/read_videos.json").read_text())
+    table = load_script("benchmarks/read_videos.py").table
+    assert table(results["length"], "length") in README
+    assert table(results["loader"], "length", "{:.1f}") in README
+    others = [{name: time for name, time in row.items() if "ours" not in name} for row in results["short"].values()]
+    ours = [row["ours, PyAV"] for row in results["short"].values()]
+    shares = [time / min(row.values()) for time, row in zip(ours, others, strict=True)]
+    assert f"take {min(shares):.2f} to {max(shares):.2f} of the time of the fastest other reader" in README
+
+
+def test_kinds_of_files_are_counted():
+    assert int(re.search(r"every frame of (\d+)\s+kinds of files", README)[1]) == len(VIDEOS)
 
 
 def test_fine_tuning_command_has_arguments_that_exist():
