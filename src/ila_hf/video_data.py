@@ -138,6 +138,8 @@ def _decoded(read: Callable[[Path], Iterable[_Row]], file: Path) -> list[_Row]:
         return list(read(file))
     except UnicodeDecodeError as error:
         raise ValueError(f"{str(file)!r} is not text in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{str(file)!r} is no csv: {error}.") from error
 
 
 def _is_inside(path: str, real_root: str) -> bool:
@@ -291,7 +293,7 @@ def _pick(
     value = _own_name(row[column][entry[0]] if entry else row[column], own_names, source)
     file = {"path": None, "bytes": row[video]} if isinstance(row[video], bytes) else row[video]
     if isinstance(file, dict) and "__url__" in row:
-        file = {"path": f"{row['__url__']}/{file['path'] or row['__key__']}", "bytes": file["bytes"]}
+        file = {"path": f"{row['__url__']}/{file['path'] or f'{row['__key__']}.{video}'}", "bytes": file["bytes"]}
     return {"video": file, "label": _class_ids([value], names, source)[0][0]}
 
 
