@@ -189,7 +189,7 @@ def test_what_is_not_a_data_set(folder, tmp_path):
         (
             "list.csv",
             "video,label\na\0.mp4,x\n",
-            "line 2: a video and a label are needed|is no csv: line contains NUL",
+            "line 2: a video and a label|is no csv: line contains NUL",
         ),
         ("list.jsonl", "[1]", "entry 0: an object of video and label is needed, got 1"),
         ("list.jsonl", '{"path": "a"}', "line 1: `video` and `label`, or SSv2's"),

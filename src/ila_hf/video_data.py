@@ -293,7 +293,8 @@ def _pick(
     value = _own_name(row[column][entry[0]] if entry else row[column], own_names, source)
     file = {"path": None, "bytes": row[video]} if isinstance(row[video], bytes) else row[video]
     if isinstance(file, dict) and "__url__" in row:
-        file = {"path": f"{row['__url__']}/{file['path'] or f'{row['__key__']}.{video}'}", "bytes": file["bytes"]}
+        member = file["path"] or f"{row['__key__']}.{video}"
+        file = {"path": f"{row['__url__']}/{member}", "bytes": file["bytes"]}
     return {"video": file, "label": _class_ids([value], names, source)[0][0]}
 
 
