@@ -390,13 +390,13 @@ def test_what_torchcodec_cannot_read_is_left_to_pyav(numbered_video, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["closed_groups.mp4", "hevc.mp4", "vp8.webm", "h264.ts"])
-def test_pyav_reads_what_it_reads_faster_or_alone(video_of, name):
+def test_pyav_is_the_default_for_most(video_of, name):
     assert read_video(video_of(name), [5])[1].video_backend == "pyav"
 
 
 @pytest.mark.skipif(torchcodec_decoder() is None, reason="torchcodec, or FFmpeg's libraries, are not installed")
 @pytest.mark.parametrize("name", ["vp9.webm", "av1.mp4"])
-def test_torchcodec_reads_what_it_reads_faster(video_of, name):
+def test_torchcodec_is_the_default_for_vp9_and_av1(video_of, name):
     assert read_video(video_of(name), [5])[1].video_backend == "torchcodec"
 
 

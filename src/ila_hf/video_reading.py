@@ -1,8 +1,8 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Read chosen frames of a video: one function, two decoders, one answer.
 
-torchcodec decodes where it can be imported, which takes FFmpeg's libraries on the system, where it gives the frames
-that decoding from the start gives, and where it is not the slower one; PyAV, with its own FFmpeg, everywhere else.
+torchcodec decodes VP9 and AV1 where it can be imported, which takes FFmpeg's libraries on the system, and where it
+gives the frames that decoding from the start gives; PyAV, with its own FFmpeg, everything else.
 """
 
 import functools
@@ -26,8 +26,8 @@ FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 _CONTAINERS = {"mp4", "matroska"}
 # Not VP8, whose packets may hold frames that are not shown: torchcodec counts those
 _CODECS = ("h264", "hevc", "vp9", "av1")
-# Where it is the faster of the two, or as fast. Of H.264 and HEVC we have PyAV decode only what other frames refer to,
-# in about two thirds of torchcodec's time (benchmarks/read_videos.py)
+# What it decodes without being asked for. Of H.264 and HEVC we have PyAV decode only what other frames refer to, in two
+# thirds to four fifths of torchcodec's time; of VP9 and AV1 the two differ less (benchmarks/read_videos.py)
 _PREFERRED_CODECS = ("vp9", "av1")
 # 8 bits: from more, releases of FFmpeg do not make the same RGB
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "gray", "rgb24", "gbrp")
@@ -79,8 +79,8 @@ def read_video(
         frames: Numbers of the frames wanted, in any order, repeated or not; or a function that takes the metadata and
             returns them, which may be called again where a file turns out to hold fewer frames than it states.
             Default: all frames.
-        backend: "pyav", or "torchcodec", which leaves to PyAV what it does not read exactly. Default: the faster one,
-            torchcodec for VP9 and AV1, if it can be imported.
+        backend: "pyav", or "torchcodec", which leaves to PyAV what it does not read exactly. Default: torchcodec
+            for VP9 and AV1, if it can be imported, PyAV for the rest.
         limits: What reading may cost. Default: those of [`VideoLimits`]. torchcodec keeps the time between frames.
 
     Returns:
