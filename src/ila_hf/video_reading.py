@@ -26,8 +26,8 @@ FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 _CONTAINERS = {"mp4", "matroska"}
 # Not VP8, whose packets may hold frames that are not shown: torchcodec counts those
 _CODECS = ("h264", "hevc", "vp9", "av1")
-# What it decodes without being asked for. Of H.264 and HEVC we have PyAV decode only what other frames refer to, in two
-# thirds to four fifths of torchcodec's time; of VP9 and AV1 the two differ less (benchmarks/read_videos.py)
+# What it decodes without being asked for. Of H.264 and HEVC we have PyAV decode only what other frames refer to, in
+# two thirds to four fifths of torchcodec's time; of VP9 and AV1 the two differ less (benchmarks/read_videos.py)
 _PREFERRED_CODECS = ("vp9", "av1")
 # 8 bits: from more, releases of FFmpeg do not make the same RGB
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "gray", "rgb24", "gbrp")
