@@ -9,7 +9,9 @@ import importlib
 COMMANDS = {
     "check": ("unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("convert_ila_checkpoint", "convert a released checkpoint"),
+    "model-cards": ("model_card", "write the cards of the published variants"),
     "motion-videos": ("motion_videos", "make a small labelled video set"),
+    "temporal-score": ("metrics", "compare the accuracy on temporal classes with that on static ones"),
     "tiny-model": ("tiny", "make a tiny model to train from scratch"),
     "visualize": ("visualization", "draw the interactive points on the frames of a clip"),
 }
