@@ -207,6 +207,10 @@ class ILATemporalModule(nn.Module):
         self.pair_with_itself = config.first_frame == "self"
         self.loss_type = config.alignment_loss_type
 
+    def train(self, mode: bool = True) -> "ILATemporalModule":
+        """Switch the mode; a frozen module stays in evaluation: no jitter, and BatchNorm keeps its statistics."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
     def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
         """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
         maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)

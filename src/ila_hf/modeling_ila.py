@@ -169,18 +169,36 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
 
         Args:
             parts: "text" (text tower and its projection, as for Kinetics-400), "vision" (CLIP's vision tower and
-                its projection; the alignment still trains) or "clip" (both and the logit scale, as for SSv2).
+                its projection; the alignment still trains), "clip" (both and the logit scale, as for SSv2) or "trunk"
+                (all but a linear classifier: a linear probe, as in Table 12).
 
         Raises:
-            ValueError: If a part is none of these.
+            ValueError: If a part is none of these, or for "trunk" without a linear classifier.
         """
         frozen = {"text": {"text"}, "vision": {"vision"}, "clip": {"text", "vision", "clip"}}
         for part in parts:
-            if part not in frozen:
-                raise ValueError(f"Cannot freeze {part!r}: the parts are {', '.join(map(repr, frozen))}.")
+            if part not in (*frozen, "trunk"):
+                raise ValueError(f"Cannot freeze {part!r}: the parts are {', '.join(map(repr, (*frozen, 'trunk')))}.")
+            if part == "trunk" and not isinstance(self, ILAForVideoClassification):
+                raise ValueError(f"{type(self).__name__} has no linear classifier beside which to freeze the trunk.")
             for name, parameter in self.named_parameters():
-                if self.parameter_origin(name) in frozen[part]:
+                is_trunk = not name.startswith("classifier.")
+                if is_trunk if part == "trunk" else self.parameter_origin(name) in frozen[part]:
                     parameter.requires_grad_(False)
+
+    def flatten_scalars(self) -> None:
+        """Give parameters without a dimension, CLIP's logit scale, one: FSDP2 cannot split them otherwise."""
+        for name, parameter in list(self.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                flat = nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad)
+                setattr(self, name, flat)
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in every model; the logit scale is saved as CLIP has it, also after `flatten_scalars`."""
+        state_dict = self.state_dict() if kwargs.get("state_dict") is None else dict(kwargs["state_dict"])
+        if "logit_scale" in state_dict:
+            kwargs["state_dict"] = {**state_dict, "logit_scale": state_dict["logit_scale"].reshape(())}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
         """As in every model; the integration transformer follows, whose configuration is no part of the model's."""
@@ -338,6 +356,14 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         self.integration = ILAMultiframeIntegration(config)
         self.prompt = ILAVideoPrompt(config) if config.prompt_num_hidden_layers > 0 else None
         self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Those of the text tower, as CLIP's."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace those of the text tower."""
+        self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
     def get_video_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> ILAVisionModelOutput:

@@ -1,10 +1,13 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Which T of n frames a model sees."""
+"""Which T of n frames a model sees, and random draws that can be repeated."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 
@@ -72,3 +75,16 @@ def sample_frame_indices(
         return [(places * i + place) * n // (places * num_frames) for i in range(num_frames)]
     shifts = torch.rand(num_frames, generator=generator, dtype=torch.float64)
     return ((frames + shifts) * n / num_frames).long().clamp(max=n - 1).tolist()
+
+
+@contextmanager
+def seeded(*numbers: int) -> Iterator[None]:
+    """Draw from torch's CPU generator as these numbers say, such as seed, epoch and clip; its state stays as it was.
+
+    Args:
+        numbers: Not negative.
+    """
+    entropy = np.random.SeedSequence([int(number) for number in numbers]).generate_state(1, np.uint64)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(int(entropy[0]))  # torch.manual_seed would also seed the GPUs
+        yield

@@ -2,16 +2,15 @@
 """Clips for training and evaluation from the data sets of video_data.py, decoded when they are asked for."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from datasets import Dataset, IterableDataset
 from huggingface_hub import HfFileSystem
 
-from .sampling import sample_frame_indices
+from .sampling import sample_frame_indices, seeded
 from .unreadable_videos import UnreadableVideos
 from .video_processing_ila import ILAVideoProcessor
 from .video_reading import VideoBackend, read_video
@@ -21,7 +20,8 @@ from .video_sources import VideoLimits, VideoReadError, source_name
 ErrorPolicy = Literal["skip", "error", "wrong"]
 # In training, and in evaluation
 _POLICIES: dict[bool, tuple[ErrorPolicy, ...]] = {True: ("skip", "error"), False: ("error", "wrong")}
-IGNORED_LABEL = -100  # what losses leave out and no prediction equals
+IGNORED_LABEL = -100  # what losses leave out and no prediction equals: of a clip that could not be read
+NO_LABEL = -1  # of a video whose class is not known, as the Hub marks them
 _TRIES = 100  # unreadable videos in a row that end a run: then it is not the videos
 
 
@@ -152,11 +152,16 @@ class VideoClips(torch.utils.data.Dataset):
 
     def __init__(self, data: Dataset, reader: ClipReader, seed: int = 0):
         self.data, self.reader, self.seed = data, reader, seed
-        self.epoch = 0
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # loader workers that persist see it change
+
+    @property
+    def epoch(self) -> int:
+        """Of the draws."""
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew; Trainer and accelerate call it at the start of every epoch."""
-        self.epoch = epoch
+        """Draw anew; call it at the start of every epoch, before the loader is iterated, as [`ILATrainer`] does."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -166,9 +171,7 @@ class VideoClips(torch.utils.data.Dataset):
         Raises:
             VideoReadError: If the policy says so, or if a hundred videos in a row cannot be read.
         """
-        with torch.random.fork_rng(devices=[]):
-            entropy = np.random.SeedSequence([self.seed, self.epoch, int(index)])
-            torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0]))
+        with seeded(self.seed, self.epoch, int(index)):
             return self._read(index)
 
     def _read(self, index: int) -> dict[str, Any]:
@@ -178,6 +181,38 @@ class VideoClips(torch.utils.data.Dataset):
                 return sample
             index = int(torch.randint(len(self), ()))
         raise VideoReadError(f"{_TRIES} videos in a row cannot be read; the last: {self.data[index]['video']!r}.")
+
+
+class ClipSampler(torch.utils.data.Sampler[int]):
+    """The numbers of the clips of an epoch in random order, which depends on the seed and the epoch only.
+
+    Args:
+        num_clips: Of the data set.
+        seed: Of the order.
+        round_to: Clips that all processes take in one step. What remains at the end of an epoch, other clips in every
+            epoch, is left out: no process gets a clip twice to fill its batch. 1 for a single process.
+
+    Raises:
+        ValueError: If there are fewer clips than `round_to`.
+    """
+
+    def __init__(self, num_clips: int, seed: int = 0, round_to: int = 1):
+        if num_clips < round_to:
+            raise ValueError(f"{num_clips} clips are fewer than all processes take in one step, {round_to}.")
+        self.num_clips, self.seed, self.epoch = num_clips, seed, 0
+        self.length = num_clips // round_to * round_to
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take the order of an epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[int]:
+        with seeded(self.seed, self.epoch):
+            order = torch.randperm(self.num_clips)
+        return iter(order[: self.length].tolist())
 
 
 def stream_clips(data: IterableDataset, reader: ClipReader, num_processes: int = 1) -> IterableDataset:

@@ -1,0 +1,57 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""BatchNorm in several processes."""
+
+from typing import cast
+
+import torch
+from torch import distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """What torch's SyncBatchNorm, which refuses tensors on the CPU, does on a GPU: (B, C, h, w) -> (B, C, h, w).
+
+    Mean and variance are those of the batches of all processes, and gradients go through them.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
+        if not self.training or is_alone:
+            return super().forward(input)
+        values = input.float()
+        count = all_reduce(values.new_full((1,), values[:, 0].numel()))
+        mean = all_reduce(values.sum((0, 2, 3))) / count
+        centred = values - mean[:, None, None]
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        momentum = cast("float", self.momentum)
+        cast("torch.Tensor", self.num_batches_tracked).add_(1)
+        cast("torch.Tensor", self.running_mean).lerp_(mean.detach(), momentum)
+        cast("torch.Tensor", self.running_var).lerp_(variance.detach() * count / (count - 1), momentum)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+
+
+def synchronize_batch_norm(model: nn.Module, device_type: str) -> nn.Module:
+    """Let every BatchNorm of a model see the batches of all processes; names of weights stay.
+
+    Args:
+        model: Changed in place.
+        device_type: Where it trains: on "cpu" the class above is used, elsewhere torch's.
+    """
+    if device_type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+    return model
+
+
+@torch.no_grad()
+def share_statistics(model: nn.Module) -> None:
+    """Give all processes the BatchNorm statistics of the first, whose are saved: each has seen other batches."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for buffer in module.buffers():
+                distributed.broadcast(buffer, src=0)
