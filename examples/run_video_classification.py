@@ -107,6 +107,7 @@ def main() -> None:
         logger.warning(
             f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."
         )
+    trainer.end()
 
 
 if __name__ == "__main__":

@@ -260,6 +260,7 @@ def main() -> None:
 
     # 6. Results, model, card
     finish(accelerator, args, model, processor, clips, progress)
+    accelerator.wait_for_everyone()
     accelerator.end_training()
 
 

@@ -64,6 +64,7 @@ def main(folder):
     if trainer.is_world_process_zero():
         torch.save(logits, Path(folder) / "logits.pt")
         torch.save(trainer.losses.total, Path(folder) / "loss.pt")
+    trainer.end()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,22 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """BatchNorm in several processes."""
 
-from typing import cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        total = values.clone()
+        distributed.all_reduce(total, group=SyncBatchNorm2d.group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        return _SumOverProcesses.forward(ctx, gradient)
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -14,15 +25,18 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     Mean and variance are those of the batches of all processes, and gradients go through them.
     """
 
+    # Of its own: DDP reduces gradients at the same time, in an order that may differ between the processes
+    group: ClassVar[Any] = None
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
         if not self.training or is_alone:
             return super().forward(input)
         values = input.float()
-        count = all_reduce(values.new_full((1,), values[:, 0].numel()))
-        mean = all_reduce(values.sum((0, 2, 3))) / count
+        count = _SumOverProcesses.apply(values.new_full((1,), values[:, 0].numel()))
+        mean = _SumOverProcesses.apply(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
         momentum = cast("float", self.momentum)
         cast("torch.Tensor", self.num_batches_tracked).add_(1)
         cast("torch.Tensor", self.running_mean).lerp_(mean.detach(), momentum)
@@ -40,6 +54,8 @@ def synchronize_batch_norm(model: nn.Module, device_type: str) -> nn.Module:
     """
     if device_type != "cpu":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if distributed.is_initialized() and SyncBatchNorm2d.group is None:
+        SyncBatchNorm2d.group = distributed.new_group()
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = SyncBatchNorm2d

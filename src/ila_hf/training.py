@@ -268,6 +268,13 @@ class ILATrainer(Trainer):
 
     # Optimization
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer, also after an evaluation."""
+        # An evaluation marks the model as prepared, and accelerate would not wrap it for several processes any more:
+        # each would train a model of its own
+        self.model.__dict__.pop("_is_accelerate_prepared", None)
+        return super().train(*args, **kwargs)
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer over the groups of [`parameter_groups`]."""
         if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
@@ -389,6 +396,11 @@ class ILATrainer(Trainer):
         share_statistics(self.model)
         with writing(folder, self.args.output_dir, is_checkpoint=False), self._averaged_weights():
             super().save_model(output_dir, _internal_call=_internal_call)
+
+    def end(self) -> None:
+        """Wait for all processes, then part from them: one that just exits may abort the others."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
 
     def create_model_card(
         self,
