@@ -138,8 +138,8 @@ class LossRecord(TrainerCallback, ExportableState):
         self.__dict__.update(kept)
 
 
-class EpochCallback(TrainerCallback):
-    """Tells model, data set and sampler which epoch begins, and saves after what the end of an epoch brings.
+class ScheduleCallback(TrainerCallback):
+    """Tells model, data set and sampler which epoch begins, averages the weights, and saves when an epoch has ended.
 
     It sets the mask jitter ([`ILAPreTrainedModel.set_mask_jitter_epoch`]) and what is drawn for clips and their order.
     """
@@ -170,7 +170,9 @@ class EpochCallback(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A checkpoint on the last step of an epoch waits for its evaluation, which a resume would leave out."""
+        """Average. A checkpoint on the last step of an epoch waits for its evaluation, which a resume would omit."""
+        if self.trainer.average is not None:
+            self.trainer.average.update(self.trainer.model)
         self.waits = control.should_save and state.epoch == int(state.epoch) and has_length(self.trainer.train_dataset)
         if self.waits:
             control.should_save = False
@@ -237,7 +239,7 @@ class ILATrainer(Trainer):
         self.evaluation: Evaluation | None = None
         self.average: WeightAverage | None = None
         super().__init__(model=model, args=args, **kwargs)
-        for callback in (self.losses, EpochCallback(self), CurvesCallback()):
+        for callback in (self.losses, ScheduleCallback(self), CurvesCallback()):
             self.add_callback(callback)
         self.label_smoother = None
         self.mixer = ClipMixer(
