@@ -1,5 +1,6 @@
 """The example scripts and benchmarks, run as a user runs them, on few clips."""
 
+import csv
 import importlib.util
 import json
 import math
@@ -8,12 +9,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
+from PIL import Image
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor, CLIPConfig, CLIPModel
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main as ila_hf
@@ -224,6 +228,120 @@ def test_names_of_classes_from_a_file(run, videos, tmp_path):
     )
     model = AutoModelForVideoClassification.from_pretrained(output)
     assert [model.config.id2label[i] for i in range(8)] == [name.upper() for name in names]
+
+
+def test_share_of_the_videos_for_validation_views_and_predictions(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    (tmp_path / "unknown").mkdir()
+    clip = sorted((videos / "validation").glob("*/*.mp4"))[0]
+    shutil.copy(clip, tmp_path / "unknown" / "clip.mp4")
+    (tmp_path / "unknown" / "broken.mp4").write_text("not a video")
+    with pytest.warns(UserWarning, match=r"broken\.mp4"):
+        output = run(
+            model_name_or_path=tmp_path / "tiny",
+            train_dir=videos / "train",
+            train_val_split=1 / 3,
+            test_dir=tmp_path / "unknown",
+            num_clips=2,
+            num_crops=3,
+            do_train=True,
+            do_eval=True,
+            do_predict=True,
+            mixup_alpha=0.8,
+            cutmix_alpha=1.0,
+            label_smoothing_factor=0.1,
+        )
+    metrics = json.loads((output / "eval_results.json").read_text())
+    assert metrics["eval_num_clips"] == 8
+    # The videos to predict: one is as the model itself says, six views averaged, the other is listed as unreadable
+    with (output / "predictions.csv").open(newline="") as file:
+        broken, row = csv.DictReader(file)
+    assert broken["video"].endswith("broken.mp4")
+    assert (broken["class_1"] or "") == row["label"] == ""
+    model = AutoModelForVideoClassification.from_pretrained(output).eval()
+    processor = AutoVideoProcessor.from_pretrained(output)
+    views = processor(str(clip), num_clips=2, num_crops=3, return_tensors="pt")["pixel_values"][0]
+    with torch.no_grad():
+        scores = sum(model(view[None]).logits.softmax(-1)[0] for view in views) / 6
+    assert row["class_1"] == model.config.id2label[int(scores.argmax())]
+    assert float(row["probability_1"]) == pytest.approx(float(scores.max()), abs=1e-5)
+    # The card tells the views; the saved processor keeps its own
+    assert processor.num_clips == 1
+    card = ModelCard.load(output / "README.md")
+    assert card.data.eval_results[0].metric_value == pytest.approx(100 * metrics["eval_top1"], abs=0.1)
+    assert "2 × 3 views" in card.text
+    for name in ("confusion_matrix.png", "curves.png"):
+        assert Image.open(output / name).size > (300, 200)
+    with (output / "classes.csv").open(newline="") as file:
+        assert sum(int(entry["clips"]) for entry in csv.DictReader(file)) == 8
+
+
+def test_zero_shot_classes_are_those_of_the_videos(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    trained = run(model_name_or_path=tmp_path / "tiny", train_dir=videos / "train", do_train=True, max_steps=1)
+    shutil.copytree(trained, tmp_path / "trained")
+    for name in ("moving_left", "moving_up"):
+        shutil.copytree(videos / "validation" / name, tmp_path / "new" / f"something_{name}")
+    arguments = {"model_name_or_path": tmp_path / "trained", "validation_dir": tmp_path / "new", "do_eval": True}
+    with pytest.raises(ValueError, match="classes that are not among"):
+        run(**arguments)
+    output = run(**arguments, zero_shot=True, class_text_template="a video of {}", save_strategy="no")
+    metrics = json.loads((output / "eval_results.json").read_text())
+    model = AutoModelForVideoClassification.from_pretrained(tmp_path / "trained").eval()
+    names = ["something moving left", "something moving up"]
+    model.set_class_texts([f"a video of {name}" for name in names], tiny_tokenizer())
+    processor = AutoVideoProcessor.from_pretrained(tmp_path / "trained")
+    files = sorted((tmp_path / "new").glob("*/*.mp4"))
+    with torch.no_grad():
+        answers = [int(model(**processor(str(file), return_tensors="pt")).logits.argmax()) for file in files]
+    hits = [answer == ("up" in file.parent.name) for answer, file in zip(answers, files, strict=True)]
+    assert metrics["eval_top1"] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_a_stream_from_shards(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    files = sorted((videos / "train").glob("*/*.mp4"))
+    names = sorted({path.parent.name for path in files})
+    (tmp_path / "labels.txt").write_text("\n".join(names))
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"train-{shard}.tar", "w") as tar:
+            for path in files[shard::2]:
+                tar.add(path, f"{path.stem}.mp4")
+                (tmp_path / "class.cls").write_text(str(names.index(path.parent.name)))
+                tar.add(tmp_path / "class.cls", f"{path.stem}.cls")
+    output = run(
+        model_name_or_path=tmp_path / "tiny",
+        dataset_name="webdataset",
+        data_files=f"train={tmp_path}/train-*.tar",
+        labels_file=tmp_path / "labels.txt",
+        validation_dir=videos / "validation",
+        streaming=True,
+        max_steps=4,
+        do_train=True,
+        do_eval=True,
+    )
+    state = json.loads((output / "trainer_state.json").read_text())
+    assert state["global_step"] == 4  # 24 clips in batches of 8: into the second epoch
+    assert json.loads((output / "eval_results.json").read_text())["eval_num_clips"] == 16
+
+
+def test_a_run_is_not_begun_over_its_checkpoints(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    arguments = {"model_name_or_path": tmp_path / "tiny", "train_dir": videos / "train", "do_train": True}
+    output = run(**arguments, max_steps=2, save_strategy="steps", save_steps=1, save_total_limit=1)
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
+    with pytest.raises(OSError, match="holds checkpoints, the last checkpoint-2: continue it with"):
+        run(**arguments)
+
+
+@pytest.mark.parametrize("script", ["run_video_classification", "run_video_classification_no_trainer"])
+def test_both_scripts_say_what_they_take(script, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        load_script(f"examples/{script}.py").main()
+    text = capsys.readouterr().out
+    assert "--train_dir" in text
+    assert "--config" in text
 
 
 def test_errors_come_before_any_work(run, videos, tmp_path):

@@ -92,20 +92,22 @@ def load_splits(arguments: DataArguments, seed: int, model_labels: Sequence[str]
 
 
 def _load_split(arguments: DataArguments, split: str, names: list[str] | None) -> Any:
-    folder, file = getattr(arguments, f"{split}_dir"), getattr(arguments, f"{split}_file")
-    name = arguments.dataset_name
-    hub_split = getattr(arguments, f"{split}_split") if name is not None else None
-    given = [value for value in (folder, file, hub_split) if value]
-    if len(given) > 1:
-        raise ValueError(
-            f"Give one source for the {split} videos, a folder, a list or a data set, not all of {given}."
-        )
+    folder, file, name = (
+        getattr(arguments, f"{split}_dir"),
+        getattr(arguments, f"{split}_file"),
+        arguments.dataset_name,
+    )
+    if folder is not None and file is not None:
+        raise ValueError(f"Give one source for the {split} videos, a folder or a list, got {folder!r} and {file!r}.")
+    if split == "train" and (folder or file) and name is not None:
+        raise ValueError(f"Give one source for the training videos: got {folder or file!r} and the data set {name!r}.")
     if folder is not None:
         return load_videos(folder, names)
     if file is not None:
         return load_videos(file, names, arguments.video_root, arguments.allow_outside_root)
-    if name is None or not hub_split or (split == "validation" and arguments.train_val_split is not None):
+    if name is None or (split == "validation" and arguments.train_val_split is not None):
         return None
+    hub_split = getattr(arguments, f"{split}_split")
     files = dict(entry.partition("=")[::2] for entry in arguments.data_files)
     if files and hub_split not in files:
         return None
