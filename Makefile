@@ -39,4 +39,7 @@ format: .venv/installed  ## format the code and mend what can be mended
 flops: .venv/installed  ## count the FLOPs of the ten published variants
 	$(BIN)/python benchmarks/count_flops.py
 
-.PHONY: help install demo test test-slow quality format flops
+cards: .venv/installed  ## renew the cards of the published variants
+	$(BIN)/ila-hf model-cards --output_dir model_cards
+
+.PHONY: help install demo test test-slow quality format flops cards

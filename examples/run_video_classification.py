@@ -63,7 +63,8 @@ def main() -> None:
     config = load_config(model_args)
     known = [config.id2label[i] for i in range(config.num_labels)] if is_trained(model_args, config) else None
     with training_args.main_process_first(desc="listing videos"):
-        splits = load_splits(data_args, training_args.seed, known)
+        evaluates = training_args.do_eval or training_args.eval_strategy != "no"
+        splits = load_splits(data_args, training_args.seed, known, evaluates)
     check_splits(splits, training_args)
 
     # 3. Model and processor

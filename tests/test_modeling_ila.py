@@ -688,3 +688,100 @@ def test_saving_and_loading_keeps_every_tensor(tiny_model, tmp_path, model_class
     assert loaded.state_dict().keys() == expected.keys()
     for name, tensor in loaded.state_dict().items():
         assert torch.equal(tensor, expected[name]), name
+
+
+# --- Training beside the recipes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["token", "released"])
+def test_a_linear_probe(tiny_model, clips, variant):
+    """Only the classifier learns; the frozen alignment neither jitters nor counts what it sees."""
+    model = tiny_model(ILAForVideoClassification, vision=VARIANTS[variant])
+    with torch.no_grad():
+        expected = model(clips, output_alignments=True)
+    model.freeze("trunk")
+    before = copy.deepcopy(model.state_dict())
+    model.train()
+    assert model.dropout.training
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    outputs = model(clips, labels=torch.tensor([0, 1]), output_alignments=True)
+    for found, mask in zip(outputs.alignment_masks, expected.alignment_masks, strict=True):
+        assert torch.equal(found, mask)
+    outputs.loss.backward()
+    optimizer.step()
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == changed
+    model.requires_grad_(True)
+    model.train()
+    model(clips)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any(name.endswith("running_mean") for name in changed)  # as every alignment that trains
+
+
+def test_only_a_whole_frozen_alignment_stays_in_evaluation(tiny_model):
+    model = tiny_model(ILAVisionModel)
+    first, second, third = (layer.temporal for layer in model.encoder.layers)
+    first.requires_grad_(False)
+    second.alignment.requires_grad_(False)
+    third.alignment.interaction.requires_grad_(False)
+    model.train()
+    assert [module.training for module in (model, first, first.alignment.mask, third.alignment.mask)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert not second.training  # of the paper's architecture there is nothing else
+    model.eval()
+    assert not any(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize("model_class", [ILAModel, ILAForVideoTextClassification, ILAVisionModel])
+def test_a_linear_probe_needs_a_classifier(tiny_model, model_class):
+    model = tiny_model(model_class)
+    with pytest.raises(ValueError, match=f"{model_class.__name__} has no linear classifier"):
+        model.freeze("trunk")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("gives_state", [False, True])
+@torch.no_grad()
+def test_flat_scalars_are_saved_as_clip_has_them(tiny_model, clips, tmp_path, gives_state):
+    model = tiny_model()
+    expected = model(clips).logits
+    model.logit_scale.requires_grad_(False)
+    model.flatten_scalars()
+    assert model.logit_scale.shape == (1,)
+    assert not model.logit_scale.requires_grad
+    assert isinstance(model.logit_scale, torch.nn.Parameter)
+    assert all(parameter.ndim > 0 for parameter in model.parameters())
+    torch.testing.assert_close(model(clips).logits, expected)
+    model.save_pretrained(tmp_path, **({"state_dict": model.state_dict()} if gives_state else {}))
+    assert model.logit_scale.shape == (1,)
+    loaded, info = ILAForVideoTextClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded.logit_scale.shape == ()
+    assert torch.equal(loaded.logit_scale, model.logit_scale[0])
+    torch.testing.assert_close(loaded.eval()(clips).logits, expected)
+
+
+def test_models_without_scalars_stay(tiny_model, tmp_path):
+    model = tiny_model(ILAForVideoClassification)
+    names = [(name, parameter.shape) for name, parameter in model.named_parameters()]
+    model.flatten_scalars()
+    assert [(name, parameter.shape) for name, parameter in model.named_parameters()] == names
+    model.save_pretrained(tmp_path)
+    assert ILAForVideoClassification.from_pretrained(tmp_path).state_dict().keys() == model.state_dict().keys()
+
+
+def test_input_embeddings(tiny_model):
+    """Of a model with texts those of the tokens, as in CLIP; of the others those of the patches."""
+    for model_class in (ILAModel, ILAForVideoTextClassification):
+        model = tiny_model(model_class)
+        assert model.get_input_embeddings() is model.text_model.embeddings.token_embedding
+        new = torch.nn.Embedding(7, 64)
+        model.set_input_embeddings(new)
+        assert model.text_model.embeddings.token_embedding is new
+    linear = tiny_model(ILAForVideoClassification)
+    assert linear.get_input_embeddings() is linear.vision_model.embeddings.patch_embedding

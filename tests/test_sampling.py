@@ -4,10 +4,12 @@ import itertools
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
 from ila_hf import sample_frame_indices
+from ila_hf.sampling import seeded
 
 
 LENGTHS = [(n, t) for n in (1, 2, 3, 7, 8, 9, 50, 301) for t in (1, 2, 8, 16)]
@@ -99,3 +101,43 @@ def test_clips_that_do_not_exist():
         sample_frame_indices(10, 4, num_clips=0)
     with pytest.raises(ValueError, match="`generator` excludes `num_clips` of 2"):
         sample_frame_indices(10, 4, generator=torch.Generator(), num_clips=2)
+
+
+def draw(*numbers):
+    with seeded(*numbers):
+        return torch.rand(5)
+
+
+def test_seeded_draws():
+    """Those of the generator whose seed numpy's SeedSequence makes of the numbers and how many they are."""
+    seed = int(np.random.SeedSequence([3, 3, 0, 7]).generate_state(1, np.uint64)[0])
+    assert torch.equal(draw(3, 0, 7), torch.rand(5, generator=torch.Generator().manual_seed(seed)))
+    others = [(3, 0, 8), (3, 7, 0), (7, 0, 3), (7, 3), (3,), (2**40, 0, 7), (3, 0, 7, 0)]
+    draws = torch.stack([draw(*numbers) for numbers in ((3, 0, 7), *others)])
+    assert len(torch.unique(draws[:, 0])) == 8
+    assert torch.equal(draw(torch.tensor(3), np.int64(0), 7), draws[0])
+    many = torch.stack([draw(1, number) for number in range(300)])
+    assert float(many.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(torch.corrcoef(torch.stack([many[:-1, 0], many[1:, 0]]))[0, 1]) == pytest.approx(0, abs=0.15)
+
+
+def test_seeded_leaves_the_state_alone():
+    state = torch.get_rng_state()
+    expected = torch.rand(3)
+    torch.set_rng_state(state)
+    with seeded(1):
+        outer = torch.rand(2)
+        with seeded(2):
+            torch.rand(9)
+        outer = torch.cat([outer, torch.rand(2)])
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(KeyError), seeded(1):
+        raise KeyError
+    assert torch.equal(torch.rand(3), expected)
+    with seeded(1):
+        assert torch.equal(torch.cat([torch.rand(2), torch.rand(2)]), outer)  # one inside of another, too
+
+
+def test_seeds_that_cannot_be():
+    with pytest.raises(ValueError, match="non-negative"), seeded(1, -1):
+        pass

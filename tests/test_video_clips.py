@@ -13,7 +13,7 @@ from test_video_data import write_shards
 
 from ila_hf import ILAVideoProcessor, VideoLimits, VideoReadError
 from ila_hf.unreadable_videos import UnreadableVideos
-from ila_hf.video_clips import ClipReader, VideoClips, collate_clips, stream_clips
+from ila_hf.video_clips import ClipReader, ClipSampler, VideoClips, collate_clips, stream_clips
 from ila_hf.video_data import load_video_dataset
 from ila_hf.video_transforms import training_transform
 
@@ -266,3 +266,65 @@ def test_two_processes_decode_half_of_a_stream_each(numbered_video, tmp_path, wo
     seen = [(tmp_path / f"seen_{rank}.txt").read_text().split() for rank in range(2)]
     assert len(seen[0]) == len(seen[1]) == 6
     assert len({*seen[0], *seen[1]}) == 12  # each is decoded once, by one of them
+
+
+# --------------------------------------------------------------------------------------------- epochs and their order
+
+
+def test_workers_that_persist_see_the_epoch(numbered_video, processor):
+    """They hold a copy of the data set, made before the first epoch."""
+    clips = VideoClips(dataset_of(*[numbered_video] * 4), ClipReader(processor, train=True), seed=1)
+    loader = torch.utils.data.DataLoader(
+        clips, batch_size=2, num_workers=1, persistent_workers=True, collate_fn=collate_clips
+    )
+
+    def draw(number):
+        clips.set_epoch(number)
+        assert clips.epoch == number
+        return torch.cat([batch["pixel_values"] for batch in loader])
+
+    first, second = draw(0), draw(1)
+    assert all(not torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    assert torch.equal(draw(0), first)
+    assert torch.equal(draw(1), second)
+    assert torch.equal(torch.stack([clips[i]["pixel_values"] for i in range(4)]), second)  # nor do workers matter
+
+
+def order_of(sampler, number):
+    sampler.set_epoch(number)
+    return list(sampler)
+
+
+def test_the_order_depends_on_seed_and_epoch_only():
+    sampler = ClipSampler(20, seed=3)
+    assert (len(sampler), list(sampler)) == (20, order_of(sampler, 0))
+    orders = [order_of(sampler, number) for number in range(3)]
+    assert all(sorted(order) == list(range(20)) for order in orders)
+    assert len({tuple(order) for order in (*orders, list(range(20)))}) == 4
+    torch.manual_seed(9)
+    state = torch.get_rng_state()
+    other = ClipSampler(20, seed=3)
+    assert [order_of(other, number) for number in (2, 0, 1)] == [orders[2], orders[0], orders[1]]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert order_of(ClipSampler(20, seed=4), 0) != orders[0]
+
+
+def test_what_remains_of_an_epoch_is_left_out():
+    sampler = ClipSampler(21, round_to=8)
+    assert len(sampler) == 16
+    dropped = []
+    for number in range(4):
+        order = order_of(sampler, number)
+        assert len(order) == len(set(order)) == 16
+        assert order == order_of(ClipSampler(21), number)[:16]
+        dropped.append(frozenset(range(21)) - set(order))
+    assert len(set(dropped)) == 4
+    assert len(list(ClipSampler(16, round_to=8))) == 16
+
+
+def test_fewer_clips_than_a_step_takes():
+    assert len(list(ClipSampler(8, round_to=8))) == 8
+    with pytest.raises(ValueError, match="7 clips are fewer than all processes take in one step, 8"):
+        ClipSampler(7, round_to=8)
+    with pytest.raises(ValueError, match="0 clips are fewer than all processes take in one step, 1"):
+        ClipSampler(0)

@@ -139,6 +139,13 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.data_files = [self.data_files] if isinstance(self.data_files, str) else self.data_files
+        for entry in self.data_files:
+            if not all(entry.partition("=")):
+                raise ValueError(f"--data_files are given as <split>=<pattern>, got {entry!r}.")
+        if self.num_clips is not None and self.num_clips < 1:
+            raise ValueError(f"--num_clips must be at least 1, got {self.num_clips}.")
+        if self.num_crops not in (None, 1, 3):
+            raise ValueError(f"--num_crops must be 1 or 3, got {self.num_crops}.")
         if "{}" not in self.class_text_template:
             raise ValueError(f"--class_text_template needs a {{}} for the class, got {self.class_text_template!r}.")
         if self.train_val_split is not None and not 0 < self.train_val_split < 1:
@@ -173,7 +180,7 @@ def parse_arguments(
     known = {action.dest for action in parser._actions} - {"help", "config"}
     if config.config is not None:
         values = _read_config(config.config, Path(config_folder))
-        _refuse_unknown(set(values), known, f"{config.config!r} has")
+        _refuse_unknown(set(values), known, f"{config.config!r} has the unknown")
         for action in parser._actions:
             if action.dest not in values:
                 continue
@@ -196,7 +203,8 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
     recipes = sorted(file.stem for file in folder.glob("*.json"))
     file = folder / f"{name}.json" if name in recipes else Path(name)
     if not file.is_file():
-        raise FileNotFoundError(f"There is no file {name!r}, and the recipes are {', '.join(recipes)}.")
+        known = f", and the recipes are {', '.join(recipes)}" if recipes else ""
+        raise FileNotFoundError(f"There is no file {name!r}{known}.")
     try:
         values = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
     except (ValueError, yaml.YAMLError) as error:

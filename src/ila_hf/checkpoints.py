@@ -49,8 +49,9 @@ def mark_complete(folder: str | Path) -> None:
     """Say that all of a checkpoint has been written, by every process."""
     folder = Path(folder)
     sizes = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
-    sizes.pop(MARKER, None)
-    temporary = folder / f"{MARKER}.new"
+    temporary = folder / f"{MARKER}.new"  # a kill may have left one
+    for name in (MARKER, temporary.name):
+        sizes.pop(name, None)
     with temporary.open("w") as file:
         json.dump(sizes, file, indent=2)
         file.flush()
@@ -125,10 +126,10 @@ def keep_newest(output_dir: str | Path, limit: int | None, keep: str | Path | No
 
     Args:
         output_dir: Of the run.
-        limit: How many to keep; None for all.
+        limit: How many to keep; None or 0 for all.
         keep: One more to keep, such as the best.
     """
-    if limit is None:
+    if limit is None or limit <= 0:
         return
     folders = _checkpoints(output_dir)
     newest = [f for f in folders if what_is_missing(f) is None][-limit:]

@@ -49,7 +49,9 @@ class VideoSplits:
     label_names: list[str] | None
 
 
-def load_splits(arguments: DataArguments, seed: int, model_labels: Sequence[str] | None = None) -> VideoSplits:
+def load_splits(
+    arguments: DataArguments, seed: int, model_labels: Sequence[str] | None = None, evaluates: bool = True
+) -> VideoSplits:
     """The splits that the arguments ask for.
 
     The classes are those of --labels_file, else of the training videos, else of the model, else, and with --zero_shot,
@@ -59,6 +61,7 @@ def load_splits(arguments: DataArguments, seed: int, model_labels: Sequence[str]
         arguments: Of the script.
         seed: Of the choice of --max_train_samples and the like.
         model_labels: The classes of a trained model.
+        evaluates: Whether the validation split of a --dataset_name is needed; it may have none.
 
     Raises:
         ValueError: For splits given twice, classes in one split only, and splits without videos.
@@ -71,7 +74,7 @@ def load_splits(arguments: DataArguments, seed: int, model_labels: Sequence[str]
         names = list(train.features["label"].names)
     elif names is None and model_labels is not None and not arguments.zero_shot:
         names, is_fixed = list(model_labels), True
-    validation = _load_split(arguments, "validation", names)
+    validation = _load_split(arguments, "validation", names, evaluates)
     if arguments.train_val_split is not None and validation is None:
         if not isinstance(train, Dataset):
             raise ValueError(
@@ -84,14 +87,17 @@ def load_splits(arguments: DataArguments, seed: int, model_labels: Sequence[str]
         names = list(validation.features["label"].names)
     if isinstance(train, Dataset):
         train = _limit(_without_unreadable(train, arguments.unreadable_file), arguments.max_train_samples, seed)
-    elif train is not None and arguments.shuffle_buffer:
-        train = train.shuffle(seed=seed, buffer_size=arguments.shuffle_buffer)
+    elif train is not None:
+        if arguments.shuffle_buffer:
+            train = train.shuffle(seed=seed, buffer_size=arguments.shuffle_buffer)
+        if arguments.max_train_samples is not None:
+            train = train.take(arguments.max_train_samples)
     validation = _limit(validation, arguments.max_eval_samples, seed)
     test = None if arguments.test_dir is None else load_unlabelled(arguments.test_dir)
     return VideoSplits(train, validation, test, names)
 
 
-def _load_split(arguments: DataArguments, split: str, names: list[str] | None) -> Any:
+def _load_split(arguments: DataArguments, split: str, names: list[str] | None, is_needed: bool = True) -> Any:
     folder, file, name = (
         getattr(arguments, f"{split}_dir"),
         getattr(arguments, f"{split}_file"),
@@ -105,10 +111,13 @@ def _load_split(arguments: DataArguments, split: str, names: list[str] | None) -
         return load_videos(folder, names)
     if file is not None:
         return load_videos(file, names, arguments.video_root, arguments.allow_outside_root)
-    if name is None or (split == "validation" and arguments.train_val_split is not None):
+    if name is None or not is_needed or (split == "validation" and arguments.train_val_split is not None):
         return None
     hub_split = getattr(arguments, f"{split}_split")
-    files = dict(entry.partition("=")[::2] for entry in arguments.data_files)
+    files: dict[str, list[str]] = {}
+    for entry in arguments.data_files:
+        key, _, pattern = entry.partition("=")
+        files.setdefault(key, []).append(pattern)
     if files and hub_split not in files:
         return None
     return load_video_dataset(
@@ -125,14 +134,15 @@ def _load_split(arguments: DataArguments, split: str, names: list[str] | None) -
 
 def _split_classes(data: Dataset, share: float, seed: int) -> tuple[Dataset, Dataset]:
     """Training and validation videos, the share of every class; a class of one video cannot be in both."""
-    rare = [i for i, count in Counter(data["label"]).items() if count < 2]
+    labels = list(data["label"])
+    rare = [i for i, count in Counter(labels).items() if count < 2]
     if rare:
         names = [data.features["label"].names[i] for i in sorted(rare)]
         raise ValueError(f"--train_val_split needs two videos of every class; there is one of {names}.")
     generator = torch.Generator().manual_seed(seed)
     places: dict[int, list[int]] = {}
     for place in torch.randperm(len(data), generator=generator).tolist():
-        places.setdefault(data["label"][place], []).append(place)
+        places.setdefault(labels[place], []).append(place)
     held_out = {p for own in places.values() for p in own[: min(max(round(share * len(own)), 1), len(own) - 1)]}
     rest = [place for place in range(len(data)) if place not in held_out]
     return data.select(rest), data.select(sorted(held_out))
@@ -153,6 +163,8 @@ def _without_unreadable(data: Dataset, file: str | None) -> Dataset:
         return data
     if not Path(file).is_file():
         raise FileNotFoundError(f"There is no file {file!r} (--unreadable_file).")
+    if data.features["video"] != Value("string"):
+        raise ValueError("--unreadable_file leaves out files of --train_dir and --train_file only.")
     kept = leave_out(data, UnreadableVideos(file).read())
     logger.info(f"{len(data) - len(kept)} of {len(data)} training videos are left out as unreadable.")
     return kept
@@ -168,9 +180,19 @@ def load_unlabelled(folder: str | Path) -> Dataset:
     """All video files below a folder, with the label -1.
 
     Raises:
-        ValueError: If there are none.
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds none.
     """
-    files = sorted(str(f) for f in Path(folder).rglob("*") if f.suffix.lower() in VIDEO_SUFFIXES and f.is_file())
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    files = sorted(
+        str(f)
+        for f in folder.rglob("*")
+        if f.suffix.lower() in VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in f.relative_to(folder).parts)
+        and f.is_file()
+    )
     if not files:
         raise ValueError(f"{str(folder)!r} holds no video files.")
     features = Features({"video": Value("string"), "label": Value("int64")})
@@ -201,8 +223,11 @@ def load_config(arguments: ModelArguments) -> ILAConfig:
 
 def is_trained(arguments: ModelArguments, config: ILAConfig) -> bool:
     """Whether the weights are those of an ILA model, not of a plain CLIP, and not new."""
-    names = config.architectures or []
-    return arguments.model_name_or_path is not None and any(name.startswith("ILA") for name in names)
+    if arguments.model_name_or_path is None:
+        return False
+    if arguments.config_name is not None:  # it may be that of an ILA model, and the weights those of a plain CLIP
+        config = ILAConfig.from_pretrained(arguments.model_name_or_path)
+    return any(name.startswith("ILA") for name in config.architectures or [])
 
 
 def load_model_and_processor(
@@ -258,8 +283,10 @@ def _load_model(arguments: ModelArguments, config: ILAConfig, head: str) -> ILAC
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
     wrong = [key for key, *_ in info["mismatched_keys"] if not key.startswith(("class_texts.", "classifier."))]
+    wrong += [key for key in info["missing_keys"] if model.parameter_origin(key) in ("text", "vision")]
     if wrong:
-        raise ValueError(f"The weights of {arguments.model_name_or_path!r} do not fit its configuration: {wrong}.")
+        shown = ", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+        raise ValueError(f"The weights of {arguments.model_name_or_path!r} do not fit the configuration: {shown}.")
     return model
 
 

@@ -84,7 +84,7 @@ def seeded(*numbers: int) -> Iterator[None]:
     Args:
         numbers: Not negative.
     """
-    entropy = np.random.SeedSequence([int(number) for number in numbers]).generate_state(1, np.uint64)
+    entropy = np.random.SeedSequence([len(numbers), *map(int, numbers)]).generate_state(1, np.uint64)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(entropy[0]))  # torch.manual_seed would also seed the GPUs
         yield

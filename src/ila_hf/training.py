@@ -109,6 +109,10 @@ class LossRecord(TrainerCallback, ExportableState):
     """Means of the losses since the last log and since the start; they survive a resume."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all."""
         self.window = dict.fromkeys(LOSS_PARTS, 0.0)
         self.window_batches, self.total, self.total_batches = 0, 0.0, 0
 
@@ -275,6 +279,7 @@ class ILATrainer(Trainer):
         # An evaluation marks the model as prepared, and accelerate would not wrap it for several processes any more:
         # each would train a model of its own
         self.model.__dict__.pop("_is_accelerate_prepared", None)
+        self.losses.reset()
         return super().train(*args, **kwargs)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
