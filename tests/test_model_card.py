@@ -300,7 +300,12 @@ def test_code_of_a_run_runs(kind, tiny_model, tiny_run, tmp_path, monkeypatch, v
     if kind in ("text", "views"):  # other classes were set last
         assert variables["model"].config.id2label == {0: "juggling balls", 1: "playing cello"}
     if kind != "views":  # the pipeline takes one view
-        assert (label, float(variables["scores"].max())) == (best["label"], pytest.approx(best["score"], abs=1e-5))
+        assert label == best["label"]
+    if kind not in (
+        "views",
+        "multi-label",
+    ):  # the pipeline of transformers 5.11 takes the softmax of several labels, too
+        assert float(variables["scores"].max()) == pytest.approx(best["score"], abs=1e-5)
 
 
 def test_what_a_run_measured(tiny_run):
