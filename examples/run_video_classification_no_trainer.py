@@ -34,14 +34,14 @@ from ila_hf.checkpoints import (
     unmark,
     writing,
 )
-from ila_hf.evaluation import Evaluation, view_probabilities
+from ila_hf.evaluation import Evaluation, predict
 from ila_hf.finetuning import load_config, load_model_and_processor, load_splits, make_clips
 from ila_hf.model_card import card_from_run
 from ila_hf.optimization import ClipMixer, parameter_groups
 from ila_hf.reports import draw_curves, write_confusion_matrix
 from ila_hf.sync_batch_norm import share_statistics
-from ila_hf.training import LossRecord, batch_losses
-from ila_hf.video_clips import IGNORED_LABEL, ClipSampler, VideoClips, collate_clips
+from ila_hf.training import LossRecord, batch_losses, check_gradient
+from ila_hf.video_clips import ClipSampler, VideoClips, collate_clips
 
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class LoopArguments:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "Batches per optimizer step."})
     num_train_epochs: int = field(default=3, metadata={"help": "Passes over the training videos."})
     warmup_steps: int = field(default=0, metadata={"help": "Optimizer steps over which the learning rate rises."})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "Longer gradients are cut to it."})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "Longer gradients are cut to it; 0 for none."})
     mixup_alpha: float = field(default=0.0, metadata={"help": "Mixup; 0 for none."})
     cutmix_alpha: float = field(default=0.0, metadata={"help": "Cutmix; 0 for none."})
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of the target that all classes split."})
@@ -128,16 +128,15 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoade
     share_statistics(model)
     model.eval()
     for batch in tqdm(loader, desc="Evaluation", disable=not accelerator.is_main_process):
-        probabilities = view_probabilities(model, batch["pixel_values"])
-        probabilities[batch["labels"] == IGNORED_LABEL] = math.nan  # could not be read
         # The last batches are filled up with clips that were there before; gathering drops them
-        evaluation.add(*accelerator.gather_for_metrics((probabilities, batch["labels"])))
+        evaluation.add(*accelerator.gather_for_metrics((predict(model, batch), batch["labels"])))
     return evaluation.compute()
 
 
 def train_epoch(accelerator, model, optimizer, scheduler, loader, sampler, mixer, progress, args) -> None:
     """One pass over the training clips, or what remains of it after a resume."""
     every = None if args.checkpointing_steps == "epoch" else int(args.checkpointing_steps)
+    batches_per_epoch = len(loader)
     if progress.batch:
         loader = accelerator.skip_first_batches(loader, progress.batch)
     # The loader passes an epoch on, its own count of them by default, but not to all that need it
@@ -151,9 +150,13 @@ def train_epoch(accelerator, model, optimizer, scheduler, loader, sampler, mixer
             outputs = model(**batch)
             rate = scheduler.get_last_lr()[0]
             progress.losses.add(batch_losses(outputs, accelerator, progress.step + 1, rate))
-            accelerator.backward(outputs.loss)
+            # accelerate divides by the number of batches that make a step; the last of an epoch may have fewer
+            begin = progress.batch // args.gradient_accumulation_steps * args.gradient_accumulation_steps
+            batches = min(args.gradient_accumulation_steps, batches_per_epoch - begin)
+            accelerator.backward(outputs.loss * args.gradient_accumulation_steps / batches)
             if accelerator.sync_gradients:
-                accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm)
+                norm = accelerator.clip_grad_norm_(model.parameters(), args.max_grad_norm or math.inf)
+                check_gradient(float(norm), progress.step + 1)
             optimizer.step()
             optimizer.zero_grad()
         progress.batch += 1
@@ -197,6 +200,8 @@ def main() -> None:
     # 1. Arguments, and the processes
     model_args, data_args, args = parse_arguments((ModelArguments, DataArguments, LoopArguments))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if data_args.test_dir is not None or data_args.streaming or data_args.zero_shot:
+        raise ValueError("--test_dir, --streaming and --zero_shot are for run_video_classification.py.")
     check_writable(args.output_dir)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     accelerator = Accelerator(

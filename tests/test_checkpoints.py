@@ -31,6 +31,7 @@ def make(tmp_path):
         folder = tmp_path / f"checkpoint-{step}"
         (folder / "states").mkdir(parents=True)
         (folder / "model.bin").write_bytes(b"12345")
+        (folder / "optimizer.pt").write_bytes(b"1")
         (folder / "states" / "rank_0.bin").write_bytes(b"123")
         if complete:
             mark_complete(folder)
@@ -62,13 +63,14 @@ def test_a_mark_holds_the_sizes_of_all_files(make):
     assert what_is_missing(folder) == "it was never finished (complete.json is missing)"
     mark_complete(folder)
     assert what_is_missing(folder) is None
-    assert json.loads((folder / "complete.json").read_text()) == {"model.bin": 5, "states/rank_0.bin": 3}
-    assert names(folder) == ["complete.json", "model.bin", "states"]
+    sizes = json.loads((folder / "complete.json").read_text())["sizes"]
+    assert sizes == {"model.bin": 5, "optimizer.pt": 1, "states/rank_0.bin": 3}
+    assert names(folder) == ["complete.json", "model.bin", "optimizer.pt", "states"]
     mark_complete(folder)  # once more, with what has been added
     (folder / "more.bin").write_bytes(b"1")
     mark_complete(str(folder))
     assert what_is_missing(str(folder)) is None
-    assert len(json.loads((folder / "complete.json").read_text())) == 3
+    assert len(json.loads((folder / "complete.json").read_text())["sizes"]) == 4
     for _ in range(2):  # also where there is no mark
         unmark(folder)
         assert "never finished" in what_is_missing(folder)
@@ -79,7 +81,7 @@ def test_a_mark_that_a_kill_has_torn_does_not_spoil_the_next(make):
     (folder / "complete.json.new").write_text('{"model')
     mark_complete(folder)
     assert what_is_missing(folder) is None
-    assert names(folder) == ["complete.json", "model.bin", "states"]
+    assert names(folder) == ["complete.json", "model.bin", "optimizer.pt", "states"]
 
 
 def lose_a_file(folder):
@@ -186,6 +188,23 @@ def test_a_new_run_does_not_mix_with_another(make, tmp_path):
         checkpoint_to_resume(None, tmp_path)
 
 
+def test_a_checkpoint_of_the_model_alone_is_not_resumed(make, tmp_path):
+    (make(5) / "optimizer.pt").unlink()
+    mark_complete(tmp_path / "checkpoint-5")
+    for asked in (True, str(tmp_path / "checkpoint-5")):
+        with pytest.raises(CheckpointError, match="it holds the model without the optimizer"):
+            checkpoint_to_resume(asked, tmp_path)
+
+
+def test_what_was_written_last_counts_not_the_highest_step(make, tmp_path):
+    """A run that begins anew in the folder of another keeps its own checkpoints, and goes on from them."""
+    for step in (9, 10, 1, 2):
+        make(step)
+    assert find_last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
+    keep_newest(tmp_path, 2)
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-2"]
+
+
 # --- Deleting -----------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +227,7 @@ def test_keep_newest_keeps_the_best(make, tmp_path, monkeypatch):
     for step in (1, 2, 3, 4):
         make(step)
     keep_newest(tmp_path, 2, keep=tmp_path / "checkpoint-1")
-    assert names(tmp_path) == ["checkpoint-1", "checkpoint-3", "checkpoint-4"]
+    assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]
     monkeypatch.chdir(tmp_path)
     keep_newest(tmp_path, 1, keep="checkpoint-1")  # however it is written
     assert names(tmp_path) == ["checkpoint-1", "checkpoint-4"]
@@ -267,7 +286,7 @@ def test_other_errors_pass(make, tmp_path, error):
     with pytest.raises(type(error)) as raised, writing(folder, tmp_path):
         raise error
     assert raised.value is error
-    assert names(folder) == ["model.bin", "states"]
+    assert names(folder) == ["model.bin", "optimizer.pt", "states"]
 
 
 def test_nothing_goes_wrong(make, tmp_path):

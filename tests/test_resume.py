@@ -47,6 +47,7 @@ FLAGS = {
         "report_to": "none",
         "disable_tqdm": True,
         "dataloader_num_workers": 1,
+        "dataloader_persistent_workers": True,
     },
     NO_TRAINER: {"label_smoothing": 0.1, "checkpointing_steps": 2},
 }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from train_in_processes import KeepGradients, RandomClips
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainingArguments
 
 from ila_hf import ILAForVideoClassification
 from ila_hf.training import ILATrainer, ILATrainingArguments, LossRecord
@@ -97,8 +97,7 @@ def test_loss_record_is_a_mean_over_batches_and_can_be_restored():
     for value in (1.0, 2.0, 6.0):
         record.add({"loss": value, "classification_loss": 2 * value, "alignment_loss": 0.0})
     restored = LossRecord()
-    state = type("State", (), {"stateful_callbacks": json.loads(json.dumps({"LossRecord": record.state()}))})
-    restored.on_train_begin(None, state, None)
+    restored.__dict__.update(json.loads(json.dumps(record.__dict__)))
     for one in (record, restored):
         assert one.take() == {"loss": 3.0, "classification_loss": 6.0, "alignment_loss": 0.0}
         one.add({"loss": 5.0, "classification_loss": 1.0, "alignment_loss": 0.5})
@@ -118,6 +117,92 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(make_trainer, value):
     with pytest.raises(FloatingPointError, match=r"not finite in step 2: loss (nan|inf), classification_loss"):
         trainer.train()
     assert trainer.state.global_step == 1
+
+
+def test_a_gradient_that_is_not_finite_spoils_no_weights(make_trainer, tiny_model, tmp_path):
+    model = tiny_model()
+    model.logit_scale.register_hook(lambda gradient: gradient * math.inf)
+    before = model.visual_projection.weight.detach().clone()
+    trainer = make_trainer(model, save_strategy="steps", save_steps=1)
+    with pytest.raises(FloatingPointError, match=r"The gradient is not finite in step 1: its norm is (nan|inf)"):
+        trainer.train()
+    assert torch.equal(model.visual_projection.weight, before)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_a_model_that_predicts_nan_is_no_unreadable_video(make_trainer):
+    trainer = make_trainer()
+    with torch.no_grad():
+        trainer.model.visual_projection.weight.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="predicts values that are not finite"):
+        trainer.evaluate()
+
+
+def test_a_second_training_begins_anew(make_trainer):
+    trainer = make_trainer(num_train_epochs=1, ema_decay=0.5, new_lr_factor=10)
+    trainer.train()
+    trainer.optimizer = None
+    trainer.train()
+    assert trainer.losses.total_batches == 2
+    assert int(trainer.average.average.n_averaged) == 2
+    assert len(trainer.optimizer.param_groups) == 4
+
+
+def test_what_does_not_fit_is_refused(make_trainer, tiny_model, tmp_path):
+    with pytest.raises(TypeError, match="must be ILATrainingArguments, got TrainingArguments"):
+        ILATrainer(tiny_model(), TrainingArguments(output_dir=tmp_path, use_cpu=True))
+    arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True)
+    for name in ("model_init", "compute_loss_func"):
+        with pytest.raises(ValueError, match=f"takes no `{name}`"):
+            ILATrainer(tiny_model(), arguments, **{name: print})
+    with pytest.raises(ValueError, match="--auto_find_batch_size changes the batches on which --ema_decay relies"):
+        make_trainer(auto_find_batch_size=True, ema_decay=0.9)
+
+
+def test_only_complete_checkpoints_are_resumed(make_trainer, tmp_path):
+    make_trainer(clips=16, max_steps=3, save_strategy="steps", save_steps=1, save_total_limit=2).train()
+    run = tmp_path / "run"
+    assert sorted(folder.name for folder in run.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-3"]
+    limit = torch.load(run / "checkpoint-3" / "training_args.bin", weights_only=False).save_total_limit
+    assert limit == 2
+    (run / "checkpoint-3" / "complete.json").unlink()
+    with pytest.raises(OSError, match="checkpoint-3': it was never finished"):
+        make_trainer(clips=16, max_steps=4).train(resume_from_checkpoint=str(run / "checkpoint-3"))
+    trainer = make_trainer(clips=16, max_steps=4)
+    with pytest.warns(UserWarning, match="checkpoint-3' is left out"):
+        trainer.train(resume_from_checkpoint=True)
+    assert trainer.losses.total_batches == 4
+    with pytest.raises(OSError, match="no average of the weights"):
+        make_trainer(clips=16, max_steps=4, ema_decay=0.9).train(resume_from_checkpoint=str(run / "checkpoint-2"))
+
+
+def test_a_stream_keeps_its_passes_over_a_resume(make_trainer, tmp_path, tiny_model):
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return (RandomClips(8)[i] for i in range(8))
+
+    scales = []
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **kwargs):
+            scales.append(float(model.vision_model.encoder.layers[0].temporal.alignment.mask.jitter_scale))
+
+    def run(steps, **arguments):
+        trainer = make_trainer(
+            tiny_model(vision={"mask_jitter_decay_epoch": 1}),
+            callbacks=[Watch],
+            max_steps=steps,
+            save_strategy="steps",
+            save_steps=4,
+            **arguments,
+        )
+        trainer.train_dataset = Stream()
+        return trainer
+
+    run(4).train()  # two batches a pass: the second pass has just ended
+    assert scales == [1, 1, 0.5, 0.5]
+    run(6).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-4"))
+    assert scales[4:] == [0.25, 0.25]
 
 
 def test_accumulation_is_a_larger_batch(make_trainer, tiny_model):

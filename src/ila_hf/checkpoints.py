@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 
-MARKER = "complete.json"  # written last; holds the size of every other file
+MARKER = "complete.json"  # written last; tells when, and holds the size of every other file
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 
 
@@ -53,7 +54,7 @@ def mark_complete(folder: str | Path) -> None:
     for name in (MARKER, temporary.name):
         sizes.pop(name, None)
     with temporary.open("w") as file:
-        json.dump(sizes, file, indent=2)
+        json.dump({"time": time.time_ns(), "sizes": sizes}, file, indent=2)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(folder / MARKER)
@@ -68,10 +69,10 @@ def what_is_missing(folder: str | Path) -> str | None:
     """Why a checkpoint cannot be used; None if it can."""
     folder = Path(folder)
     try:
-        sizes = json.loads((folder / MARKER).read_text())
+        sizes = json.loads((folder / MARKER).read_text())["sizes"]
     except FileNotFoundError:
         return f"it was never finished ({MARKER} is missing)"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{MARKER} cannot be read: {error}"
     for name, size in sizes.items():
         file = folder / name
@@ -82,14 +83,37 @@ def what_is_missing(folder: str | Path) -> str | None:
     return None
 
 
+def _complete(output_dir: str | Path) -> list[Path]:
+    """The complete checkpoints of a run in the order in which they were written.
+
+    Not in that of their steps: a run that began anew in the same folder, or from an earlier checkpoint, has fewer.
+    """
+    folders = [folder for folder in _checkpoints(output_dir) if what_is_missing(folder) is None]
+    return sorted(folders, key=lambda folder: json.loads((folder / MARKER).read_text())["time"])
+
+
 def find_last_checkpoint(output_dir: str | Path) -> str | None:
-    """The newest complete checkpoint of a run; None if there is none. Newer ones that are not are a warning."""
-    for folder in reversed(_checkpoints(output_dir)):
+    """The newest complete checkpoint of a run; None if there is none. Later steps that are not are a warning."""
+    complete = _complete(output_dir)
+    step = checkpoint_step(complete[-1]) if complete else -1
+    for folder in _checkpoints(output_dir):
         problem = what_is_missing(folder)
-        if problem is None:
-            return str(folder)
-        warnings.warn(f"The checkpoint {str(folder)!r} is left out: {problem}.", stacklevel=2)
-    return None
+        if problem is not None and checkpoint_step(folder) > step:
+            warnings.warn(f"The checkpoint {str(folder)!r} is left out: {problem}.", stacklevel=2)
+    return str(complete[-1]) if complete else None
+
+
+def check_checkpoint(folder: str | Path) -> None:
+    """Whether a run can go on from a checkpoint.
+
+    Raises:
+        CheckpointError: If it is not complete, or holds the model only.
+    """
+    problem = what_is_missing(folder)
+    if problem is None and not any(Path(folder).glob("optimizer*")):
+        problem = "it holds the model without the optimizer (--save_only_model)"
+    if problem is not None:
+        raise CheckpointError(f"Cannot resume from {str(folder)!r}: {problem}.")
 
 
 def checkpoint_to_resume(resume_from: str | bool | None, output_dir: str | Path) -> str | None:
@@ -106,12 +130,12 @@ def checkpoint_to_resume(resume_from: str | bool | None, output_dir: str | Path)
     if isinstance(resume_from, str) and resume_from.lower() in ("true", "false"):
         resume_from = resume_from.lower() == "true"
     if isinstance(resume_from, str):
-        problem = what_is_missing(resume_from)
-        if problem is not None:
-            raise CheckpointError(f"Cannot resume from {resume_from!r}: {problem}.")
+        check_checkpoint(resume_from)
         return resume_from
     last = find_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
     if resume_from:
+        if last is not None:
+            check_checkpoint(last)
         return last
     if resume_from is None and last is not None:
         raise CheckpointError(
@@ -127,14 +151,16 @@ def keep_newest(output_dir: str | Path, limit: int | None, keep: str | Path | No
     Args:
         output_dir: Of the run.
         limit: How many to keep; None or 0 for all.
-        keep: One more to keep, such as the best.
+        keep: The best one; it is kept, and counts. The newest one is kept in any case.
     """
     if limit is None or limit <= 0:
         return
-    folders = _checkpoints(output_dir)
-    newest = [f for f in folders if what_is_missing(f) is None][-limit:]
-    kept = {f.resolve() for f in (*newest, *([Path(keep)] if keep else []))}
-    for folder in folders:
+    newest_first = [folder.resolve() for folder in reversed(_complete(output_dir))]
+    kept = {*newest_first[:1], *([Path(keep).resolve()] if keep else [])}
+    for folder in newest_first:
+        if len(kept) < limit:
+            kept.add(folder)
+    for folder in _checkpoints(output_dir):
         if folder.resolve() not in kept:
             unmark(folder)
             shutil.rmtree(folder, ignore_errors=True)

@@ -26,6 +26,23 @@ def view_probabilities(model: torch.nn.Module, pixel_values: torch.Tensor) -> to
     return torch.stack(scores).mean(0)
 
 
+def predict(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Probabilities (B, K) of a batch of `pixel_values` and `labels`; NaN for a clip that could not be read.
+
+    Args:
+        model, batch: See [`view_probabilities`]; a label of -100 marks such a clip.
+
+    Raises:
+        FloatingPointError: If the model gives others than finite ones for a clip that could be read.
+    """
+    probabilities = view_probabilities(model, batch["pixel_values"])
+    was_read = batch["labels"] != IGNORED_LABEL
+    if not probabilities[was_read].isfinite().all():
+        raise FloatingPointError("The model predicts values that are not finite: its weights or the clips are not.")
+    probabilities[~was_read] = float("nan")
+    return probabilities
+
+
 class Evaluation:
     """Counts what is right, and writes what is predicted, while the batches come in the order of the data set.
 

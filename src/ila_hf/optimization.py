@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from .checkpoints import CheckpointError
 from .modeling_ila import ILAPreTrainedModel
 from .sampling import seeded
 
@@ -139,6 +140,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, decay: float):
         if not 0 < decay < 1:
             raise ValueError(f"`ema_decay` must be between 0 and 1, got {decay!r}.")
+        self.decay = decay
         self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     def update(self, model: nn.Module) -> None:
@@ -150,8 +152,15 @@ class WeightAverage:
         torch.save(self.average.state_dict(), Path(folder) / self.FILE)
 
     def load(self, folder: str | Path) -> None:
-        """Read the average from a checkpoint."""
-        self.average.load_state_dict(torch.load(Path(folder) / self.FILE, map_location="cpu", weights_only=True))
+        """Read the average from a checkpoint.
+
+        Raises:
+            CheckpointError: If there is none.
+        """
+        file = Path(folder) / self.FILE
+        if not file.is_file():
+            raise CheckpointError(f"{str(folder)!r} holds no average of the weights: it was made without --ema_decay.")
+        self.average.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:

@@ -7,8 +7,7 @@ clip, step and process only, and a checkpoint counts when all of it has been wri
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,17 +16,26 @@ import torch
 from accelerate import Accelerator
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
-from transformers.trainer_callback import ExportableState
-from transformers.trainer_utils import has_length
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput, has_length
 
 from .alignment_ila import ILATemporalModule
-from .checkpoints import check_writable, checkpoint_folder, keep_newest, mark_complete, unmark, writing
-from .evaluation import Evaluation, view_probabilities
+from .checkpoints import (
+    check_checkpoint,
+    check_writable,
+    checkpoint_folder,
+    find_last_checkpoint,
+    keep_newest,
+    mark_complete,
+    unmark,
+    writing,
+)
+from .evaluation import Evaluation, predict
 from .model_card import card_from_run
 from .optimization import ClipMixer, WeightAverage, parameter_groups
 from .reports import draw_curves
 from .sync_batch_norm import share_statistics, synchronize_batch_norm
-from .video_clips import IGNORED_LABEL, ClipSampler
+from .video_clips import ClipSampler
 
 
 METRICS = ("top1", "top5", "mean_class_accuracy", "loss", "num_clips")
@@ -80,6 +88,11 @@ class ILATrainingArguments(TrainingArguments):
             self.gradient_accumulation_steps = self.total_batch_size // per_step
         if self.warmup_epochs is not None and self.warmup_epochs < 0:
             raise ValueError(f"--warmup_epochs must not be negative, got {self.warmup_epochs}.")
+        fixed = [
+            name for name in ("total_batch_size", "warmup_epochs", "ema_decay") if getattr(self, name) is not None
+        ]
+        if self.auto_find_batch_size and fixed:
+            raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
 
 
 def batch_losses(outputs: Any, accelerator: Accelerator, step: int, learning_rate: float) -> dict[str, float]:
@@ -105,8 +118,20 @@ def batch_losses(outputs: Any, accelerator: Accelerator, step: int, learning_rat
     return losses
 
 
-class LossRecord(TrainerCallback, ExportableState):
-    """Means of the losses since the last log and since the start; they survive a resume."""
+def check_gradient(norm: float, step: int) -> None:
+    """Stop before a step that would spoil the weights.
+
+    Raises:
+        FloatingPointError: If the norm of the gradient is not finite.
+    """
+    if not math.isfinite(norm):
+        raise FloatingPointError(
+            f"The gradient is not finite in step {step}: its norm is {norm:g}. The weights are as they were before it."
+        )
+
+
+class LossRecord:
+    """Means of the losses since the last log and since the start; checkpoints keep its attributes."""
 
     def __init__(self) -> None:
         self.reset()
@@ -130,23 +155,14 @@ class LossRecord(TrainerCallback, ExportableState):
         self.window, self.window_batches = dict.fromkeys(LOSS_PARTS, 0.0), 0
         return means
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {"args": {}, "attributes": dict(self.__dict__)}
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Go on from a checkpoint, or from nothing."""
-        kept = state.stateful_callbacks.get(type(self).__name__, {}).get("attributes", {})
-        self.__dict__.update(kept)
-
 
 class ScheduleCallback(TrainerCallback):
     """Tells model, data set and sampler which epoch begins, averages the weights, and saves when an epoch has ended.
 
     It sets the mask jitter ([`ILAPreTrainedModel.set_mask_jitter_epoch`]) and what is drawn for clips and their order.
     """
+
+    KEPT = "ila_hf"  # under this name the state of the Trainer, and thus a checkpoint, keeps what follows
 
     def __init__(self, trainer: "ILATrainer"):
         self.trainer = trainer
@@ -155,14 +171,26 @@ class ScheduleCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A stream has no length: its epochs are counted."""
+        """Go on from a checkpoint, or from nothing."""
+        kept = state.stateful_callbacks.get(self.KEPT)
+        self.trainer.losses.reset()
         self.stream_epoch = -1
+        if kept is not None:
+            self.trainer.losses.__dict__.update(kept["losses"])
+            self.stream_epoch = kept["stream_epoch"]
+        elif self.trainer.average is not None:
+            self.trainer.average = WeightAverage(self.trainer.model, self.trainer.average.decay)
+
+    def keep(self, state: TrainerState) -> None:
+        """Before a checkpoint: put into the state what a resume needs."""
+        losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
+        state.stateful_callbacks[self.KEPT] = {"losses": losses, "stream_epoch": self.stream_epoch}
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
     ) -> None:
         """Set the epoch. accelerate reaches the data set of one process only, and not after a resume."""
-        self.stream_epoch += 1
+        self.stream_epoch += 1  # a stream has no length: the passes over it are counted
         is_sized = has_length(self.trainer.train_dataset)
         epoch = int(state.epoch or 0) if is_sized else self.stream_epoch
         model.set_mask_jitter_epoch(epoch)
@@ -215,7 +243,9 @@ class ILATrainer(Trainer):
             classification loss of [`VideoClassificationMetric`], counting every clip once.
 
     Raises:
-        ValueError: For an average of weights under FSDP, and fewer clips than the processes take in one step.
+        TypeError: For arguments of the plain Trainer.
+        ValueError: For an average of weights under FSDP, fewer clips than the processes take in one step, and for
+            `model_init` and `compute_loss_func`.
         FloatingPointError: In training, if the loss is not finite.
         CheckpointError: If a checkpoint or the model cannot be written.
     """
@@ -224,6 +254,11 @@ class ILATrainer(Trainer):
     optimizer_cls_and_kwargs: Any
 
     def __init__(self, model: Any, args: ILATrainingArguments, **kwargs: Any):
+        if not isinstance(args, ILATrainingArguments):
+            raise TypeError(f"`args` must be ILATrainingArguments, got {type(args).__name__}.")
+        for name in ("model_init", "compute_loss_func"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"ILATrainer takes no `{name}`: it trains one model with the model's own loss.")
         check_writable(args.output_dir)
         if args.fsdp_plugin_args is not None:
             # The units that FSDP gathers. Temporal modules are called outside of their layers. Embeddings are none:
@@ -243,7 +278,8 @@ class ILATrainer(Trainer):
         self.evaluation: Evaluation | None = None
         self.average: WeightAverage | None = None
         super().__init__(model=model, args=args, **kwargs)
-        for callback in (self.losses, ScheduleCallback(self), CurvesCallback()):
+        self.schedule = ScheduleCallback(self)
+        for callback in (self.schedule, CurvesCallback()):
             self.add_callback(callback)
         self.label_smoother = None
         self.mixer = ClipMixer(
@@ -263,45 +299,65 @@ class ILATrainer(Trainer):
 
     # Data
 
+    def get_train_dataloader(self) -> Any:
+        """The loader of the Trainer, with a generator of its own."""
+        loader = super().get_train_dataloader()
+        # It would draw from the one that dropout draws from, whenever its workers start
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        self.batches_per_epoch = len(loader) if has_length(loader) else None
+        return loader
+
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        if not has_length(dataset):
-            return None
-        round_to = self.args.train_batch_size * self.args.world_size if self.args.world_size > 1 else 1
+        if not has_length(dataset) or self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(dataset)
+        round_to = self._train_batch_size * self.args.world_size if self.args.world_size > 1 else 1
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         self.train_sampler = ClipSampler(len(dataset), seed, round_to)
         return self.train_sampler
 
     # Optimization
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As in the Trainer, also after an evaluation."""
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in the Trainer, also after an evaluation; only complete checkpoints are resumed from."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_last_checkpoint(self.args.output_dir) or True
+        if isinstance(resume_from_checkpoint, str):
+            check_checkpoint(resume_from_checkpoint)
+        if not has_length(self.train_dataset):
+            self.args.ignore_data_skip = True  # a stream that is resumed begins a new pass
         # An evaluation marks the model as prepared, and accelerate would not wrap it for several processes any more:
         # each would train a model of its own
         self.model.__dict__.pop("_is_accelerate_prepared", None)
-        self.losses.reset()
-        return super().train(*args, **kwargs)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        return result._replace(training_loss=result.metrics["train_loss"])
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer over the groups of [`parameter_groups`]."""
-        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
-            groups = parameter_groups(
-                self.model, self.args.learning_rate, self.args.weight_decay, self.args.new_lr_factor
-            )
-            self.optimizer_cls_and_kwargs = (optimizer_class, {**options, "params": groups})
-        return super().create_optimizer(*args, **kwargs)
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            return super().create_optimizer(*args, **kwargs)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        groups = parameter_groups(self.model, self.args.learning_rate, self.args.weight_decay, self.args.new_lr_factor)
+        self.optimizer_cls_and_kwargs = (optimizer_class, {**options, "params": groups})
+        try:
+            return super().create_optimizer(*args, **kwargs)
+        finally:
+            self.optimizer_cls_and_kwargs = None
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
         """The schedule, after the warm-up that the arguments give in steps or epochs."""
         if self.args.warmup_epochs is not None:
-            if not has_length(self.train_dataset):
+            if self.batches_per_epoch is None:
                 raise ValueError("--warmup_epochs needs a data set of known length; give --warmup_steps for a stream.")
-            assert self.train_sampler is not None  # for the type checker: the loader has been made before
-            batches = math.ceil(len(self.train_sampler) / (self.args.train_batch_size * self.args.world_size))
-            steps = math.ceil(batches / self.args.gradient_accumulation_steps)
+            steps = math.ceil(self.batches_per_epoch / self.args.gradient_accumulation_steps)
             self.args.warmup_steps = round(self.args.warmup_epochs * steps)
         return super().create_scheduler(num_training_steps, *args, **kwargs)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        if norm is not None and not self.args.fp16:  # the scaler of fp16 leaves out such steps
+            check_gradient(float(norm), self.state.global_step + 1)
+        return norm
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """A step on clips that have been mixed."""
@@ -343,37 +399,40 @@ class ILATrainer(Trainer):
 
     predictions_file: Path | None = None  # where `evaluate` writes what it predicts for every clip
 
-    @contextmanager
-    def _averaged_weights(self) -> Iterator[None]:
-        with nullcontext() if self.average is None else self.average.applied_to(self.model):
-            yield
+    def _averaged_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.applied_to(self.model)
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
     ) -> Any:
-        """Probabilities (B, K), averaged over the views; NaN for a clip that could not be read."""
-        if not self.streams_metrics:
+        """Probabilities (B, K), averaged over the views; NaN for a clip that could not be read.
+
+        A user's own metrics get what the model gives, and of several views the logarithm of the average.
+        """
+        if not self.streams_metrics and inputs["pixel_values"].ndim == 5:
             return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
         inputs = self._prepare_inputs(inputs)
-        labels = inputs["labels"]
         with torch.no_grad(), self.compute_loss_context_manager():
-            probabilities = view_probabilities(model, inputs["pixel_values"])
-        probabilities[labels == IGNORED_LABEL] = math.nan
-        return None, probabilities, labels
+            probabilities = predict(model, inputs)
+        return None, probabilities if self.streams_metrics else probabilities.log(), inputs["labels"]
 
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write all of a checkpoint, then mark it as complete, then delete older ones."""
+        """Write all of a checkpoint, then mark it as complete, then delete older ones and push."""
         folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.schedule.keep(self.state)
         try:
             with writing(folder, folder.parent):
                 if self.args.should_save:
                     unmark(folder)
                 super()._save_checkpoint(model, trial)
-                if self.average is not None and self.args.should_save:
-                    self.average.save(folder)
+                self.args.save_total_limit = limit
+                if self.args.should_save:
+                    if self.average is not None:
+                        self.average.save(folder)
+                    torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with their limit
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
                     mark_complete(folder)
@@ -381,6 +440,11 @@ class ILATrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             keep_newest(folder.parent, limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(folder))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: the Trainer pushes a checkpoint that is not complete yet; `_save_checkpoint` does it afterwards."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
@@ -400,7 +464,6 @@ class ILATrainer(Trainer):
         if self.is_fsdp_enabled:
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         folder = output_dir or self.args.output_dir
-        share_statistics(self.model)
         with writing(folder, self.args.output_dir, is_checkpoint=False), self._averaged_weights():
             super().save_model(output_dir, _internal_call=_internal_call)
 
