@@ -396,3 +396,13 @@ def test_output_folder_that_cannot_be_written(make_trainer, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="Cannot write to the output folder"):
         make_trainer(output_dir=tmp_path / "file" / "run")
+
+
+def test_frozen_class_texts_are_encoded_once(make_trainer, tiny_model, monkeypatch):
+    calls = []
+    model = tiny_model()
+    model.freeze("text")
+    encode = model._encode_class_texts
+    monkeypatch.setattr(model, "_encode_class_texts", lambda: calls.append(1) or encode())
+    make_trainer(model, clips=16).train()
+    assert len(calls) == 1

@@ -635,8 +635,9 @@ class ILAForVideoTextClassification(ILAModel):
         return self._class_features[1]
 
     def train(self, mode: bool = True) -> "ILAForVideoTextClassification":
-        """Switch the mode; text features are computed anew after it, whatever wrote to the weights."""
-        self._class_features = None
+        """Switch the mode; text features are computed anew after a change, whatever wrote to the weights."""
+        if mode != self.training:  # Trainer calls this before every step
+            self._class_features = None
         return super().train(mode)
 
     @can_return_tuple
