@@ -334,6 +334,41 @@ def test_a_run_is_not_begun_over_its_checkpoints(run, videos, tmp_path):
         run(**arguments)
 
 
+def test_the_loop_without_trainer(videos, tmp_path, monkeypatch):
+    """Checkpoints by epoch, an accumulation that does not divide the batches, and no clipping of gradients."""
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    output = tmp_path / "output"
+    flags = {
+        "model_name_or_path": tmp_path / "tiny",
+        "freeze": "text",
+        "train_dir": videos / "train",
+        "validation_dir": videos / "validation",
+        "output_dir": output,
+        "num_train_epochs": 2,
+        "gradient_accumulation_steps": 2,
+        "max_grad_norm": 0,
+        "save_total_limit": 1,
+        "use_cpu": True,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    script = load_script("examples/run_video_classification_no_trainer.py")
+    monkeypatch.setattr(sys, "argv", ["run_video_classification_no_trainer.py", *words])
+    script.main()
+    # 24 clips in batches of 8 are three batches, two steps, an epoch
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-4"]
+    before = AutoModelForVideoClassification.from_pretrained(tmp_path / "tiny").state_dict()
+    state = AutoModelForVideoClassification.from_pretrained(output).state_dict()
+    assert not torch.equal(state["visual_projection.weight"], before["visual_projection.weight"])
+    results = json.loads((output / "all_results.json").read_text())
+    assert results["eval_num_clips"] == 16
+    card = ModelCard.load(output / "README.md")
+    assert card.data.eval_results[0].metric_value == pytest.approx(100 * results["eval_top1"], abs=0.1)
+    for extra in (["--test_dir", "x"], ["--streaming", "True"], ["--zero_shot", "True"]):
+        monkeypatch.setattr(sys, "argv", ["run_video_classification_no_trainer.py", *words, *extra])
+        with pytest.raises(ValueError, match=r"are for run_video_classification\.py"):
+            script.main()
+
+
 @pytest.mark.parametrize("script", ["run_video_classification", "run_video_classification_no_trainer"])
 def test_both_scripts_say_what_they_take(script, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [script, "--help"])
