@@ -22,6 +22,7 @@ from ila_hf.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.finetuning import (
     check_splits,
+    describe_data_recipe,
     is_trained,
     load_config,
     load_model_and_processor,
@@ -52,7 +53,10 @@ def main() -> None:
     model_args, data_args, training_args = parse_arguments(
         (ModelArguments, DataArguments, ILATrainingArguments), config_folder=Path(__file__).parent / "configs"
     )
-    logging.basicConfig(level=training_args.get_process_log_level(), format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if training_args.should_log:
+        for name in (__name__, "ila_hf"):
+            logging.getLogger(name).setLevel(logging.INFO)
     output = Path(training_args.output_dir)
     check_writable(output)
     resume = training_args.resume_from_checkpoint
@@ -68,7 +72,8 @@ def main() -> None:
     check_splits(splits, training_args)
 
     # 3. Model and processor
-    model, processor = load_model_and_processor(model_args, data_args, config, splits.label_names)
+    trains = training_args.do_train
+    model, processor = load_model_and_processor(model_args, data_args, config, splits.label_names, trains)
     clips = make_clips(splits, processor, data_args, output, training_args.seed)
 
     # 4. Train
@@ -99,11 +104,13 @@ def main() -> None:
         logger.info(f"What was predicted for the videos of {data_args.test_dir} is in {trainer.predictions_file}.")
 
     # 6. Card, and the Hub
-    names = {"dataset": data_args.dataset_name, "finetuned_from": model_args.model_name_or_path}
+    card = {"dataset": data_args.dataset_name, "finetuned_from": model_args.model_name_or_path}
+    if training_args.do_train:
+        card["recipe"] = describe_data_recipe(model_args, data_args, splits.label_names)
     if training_args.push_to_hub:
-        trainer.push_to_hub(**names)
+        trainer.push_to_hub(**card)
     elif training_args.do_train:
-        trainer.create_model_card(**names)
+        trainer.create_model_card(**card)
     if len(clips.unreadable):
         logger.warning(
             f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."

@@ -78,7 +78,12 @@ class LoopArguments:
     seed: int = field(default=42, metadata={"help": "Of all random draws."})
 
     def __post_init__(self) -> None:
-        if self.checkpointing_steps != "epoch" and not self.checkpointing_steps.isdecimal():
+        for name, value in vars(self).items():
+            if name.endswith(("batch_size", "accumulation_steps", "epochs")) and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}.")
+        if self.report_to == "none":
+            self.report_to = None
+        if self.checkpointing_steps != "epoch" and not self.checkpointing_steps.strip("0").isdecimal():
             raise ValueError(f"--checkpointing_steps is a number or 'epoch', got {self.checkpointing_steps!r}.")
 
 
@@ -171,7 +176,7 @@ def train_epoch(accelerator, model, optimizer, scheduler, loader, sampler, mixer
     progress.epoch, progress.batch = progress.epoch + 1, 0
 
 
-def finish(accelerator, args, model, processor, clips, progress) -> None:
+def finish(accelerator, args, model, processor, clips, progress, names) -> None:
     """Save results, model, processor and card, and upload them."""
     output = Path(args.output_dir)
     state = accelerator.get_state_dict(model)
@@ -188,18 +193,18 @@ def finish(accelerator, args, model, processor, clips, progress) -> None:
     metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name != "step"}
     recipe = {"optimizer": "AdamW", "optimizer_steps": progress.step, "processes": accelerator.num_processes}
     recipe |= {name: value for name, value in asdict(args).items() if name not in NOT_IN_THE_CARD}
-    name = args.hub_model_id or output.name
     views = clips.validation.reader.processor
-    card_from_run(model, views, model_name=name, recipe=recipe, metrics=metrics).save(output / "README.md")
+    names = {"model_name": args.hub_model_id or str(output), **names}
+    card_from_run(model, views, recipe=recipe, metrics=metrics, **names).save(output / "README.md")
     if args.push_to_hub:
-        repo = HfApi().create_repo(name, exist_ok=True).repo_id
-        HfApi().upload_folder(repo_id=repo, folder_path=output, ignore_patterns=["checkpoint-*"])
+        HfApi().upload_folder(repo_id=args.hub_model_id, folder_path=output, ignore_patterns=["checkpoint-*"])
 
 
 def main() -> None:
     # 1. Arguments, and the processes
     model_args, data_args, args = parse_arguments((ModelArguments, DataArguments, LoopArguments))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
     if data_args.test_dir is not None or data_args.streaming or data_args.zero_shot:
         raise ValueError("--test_dir, --streaming and --zero_shot are for run_video_classification.py.")
     check_writable(args.output_dir)
@@ -212,6 +217,8 @@ def main() -> None:
         project_dir=args.output_dir,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
     )
+    if args.push_to_hub and accelerator.is_main_process:  # before the work: it may be refused
+        args.hub_model_id = HfApi().create_repo(args.hub_model_id or Path(args.output_dir).name, exist_ok=True).repo_id
     set_seed(args.seed)
 
     # 2. Data, model, clips
@@ -264,7 +271,8 @@ def main() -> None:
             save_checkpoint(accelerator, args, progress.step)
 
     # 6. Results, model, card
-    finish(accelerator, args, model, processor, clips, progress)
+    names = {"base_model": model_args.model_name_or_path, "dataset_name": data_args.dataset_name}
+    finish(accelerator, args, model, processor, clips, progress, names)
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

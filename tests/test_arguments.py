@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from ila_hf.arguments import DataArguments, ModelArguments, parse_arguments
+from ila_hf.training import ILATrainingArguments
 
 
 @dataclass
@@ -163,3 +164,24 @@ def test_help(capsys):
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert all(f"--{name}" in text for name in ("config", "freeze", "train_val_split", "output_dir"))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"learning_rate": True}, "`learning_rate` is a number; got True"),
+        ({"max_steps": 2.5}, "`max_steps` is a whole number; got 2.5"),
+        ({"learning_rate": [1e-3]}, r"`learning_rate` is a number; got \[0.001\]"),
+    ],
+)
+def test_numbers_in_files_are_numbers(tmp_path, values, message):
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps({"output_dir": str(tmp_path), **values}))
+    with pytest.raises(ValueError, match=message):
+        parse_arguments((ILATrainingArguments,), ["--config", str(file)])
+
+
+def test_numbers_of_videos_are_positive():
+    for name in ("max_train_samples", "max_eval_samples"):
+        with pytest.raises(ValueError, match=f"--{name} must be at least 1, got 0"):
+            DataArguments(**{name: 0})

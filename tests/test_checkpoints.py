@@ -172,8 +172,10 @@ def test_resume_from_a_folder(make, tmp_path):
     first = make(3)
     assert checkpoint_to_resume(str(first), tmp_path) == str(first)
     assert checkpoint_to_resume(str(first), tmp_path / "elsewhere") == str(first)
-    with pytest.raises(CheckpointError, match=r"Cannot resume from '.*checkpoint-4': it was never finished"):
+    with pytest.raises(CheckpointError, match=r"Cannot resume from '.*checkpoint-4': there is no such folder"):
         checkpoint_to_resume(str(tmp_path / "checkpoint-4"), tmp_path)
+    with pytest.raises(CheckpointError, match="it is a run, not a checkpoint; its last is checkpoint-5"):
+        checkpoint_to_resume(str(tmp_path), tmp_path)
 
 
 def test_a_new_run_does_not_mix_with_another(make, tmp_path):

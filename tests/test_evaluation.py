@@ -197,7 +197,7 @@ def test_the_predictions_file(tmp_path):
         "video,label,class_1,probability_1,class_2,probability_2,class_3,probability_3,class_4,probability_4,"
         "class_5,probability_5",
         'v/0.mp4,swim,"jump, high",0.3,swim,0.25,row,0.2,run,0.1,box,0.1',
-        'v/1.mp4,"jump, high"',
+        'v/1.mp4,"jump, high",,,,,,,,,,',
         'v/2.mp4,run,run,1,"jump, high",0,swim,0,ski,0,row,0',
     ]
     assert evaluation.compute()["top1"] == pytest.approx(1 / 3)

@@ -211,6 +211,13 @@ def test_unreadable_videos_are_left_out_listed_and_scored_as_wrong(run, videos, 
     assert "2 videos could not be read" in caplog.text
 
 
+def test_a_new_linear_head_is_not_evaluated(run, videos, tmp_path):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    arguments = {"model_name_or_path": tmp_path / "tiny", "head": "linear", "validation_dir": videos / "validation"}
+    with pytest.raises(ValueError, match="has no linear classifier for these classes: it must be trained before"):
+        run(**arguments, do_eval=True, zero_shot=True)
+
+
 def test_names_of_classes_from_a_file(run, videos, tmp_path):
     ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
     files = sorted((videos / "train").glob("*/*.mp4"))

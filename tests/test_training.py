@@ -406,3 +406,28 @@ def test_frozen_class_texts_are_encoded_once(make_trainer, tiny_model, monkeypat
     monkeypatch.setattr(model, "_encode_class_texts", lambda: calls.append(1) or encode())
     make_trainer(model, clips=16).train()
     assert len(calls) == 1
+
+
+def test_a_resume_with_other_arguments_is_told(make_trainer, tiny_model, tmp_path):
+    save = {"save_strategy": "steps", "save_steps": 2, "clips": 16, "max_steps": 4}
+    make_trainer(learning_rate=1e-4, **save).train()
+    checkpoint = str(tmp_path / "run" / "checkpoint-2")
+    with pytest.warns(UserWarning, match=r"began with learning_rate 0.0001, and goes on with 0.01"):
+        make_trainer(learning_rate=1e-2, **save).train(resume_from_checkpoint=checkpoint)
+    model = tiny_model()
+    model.freeze("clip")
+    with pytest.raises(OSError, match="trained other parameters than this run; give the --freeze and --head"):
+        make_trainer(model, learning_rate=1e-4, **save).train(resume_from_checkpoint=checkpoint)
+
+
+def test_an_evaluation_leaves_the_curves_of_the_training(make_trainer, tmp_path):
+    make_trainer(max_steps=1).train()
+    curves = (tmp_path / "run" / "curves.png").read_bytes()
+    make_trainer().evaluate()
+    assert (tmp_path / "run" / "curves.png").read_bytes() == curves
+
+
+def test_fsdp_is_switched_on_as_everything_else(tmp_path):
+    fields = [{"fsdp": word} for word in ("True", "true", True)]
+    assert [ILATrainingArguments(output_dir=tmp_path, use_cpu=True, **field).fsdp for field in fields] == [True] * 3
+    assert not ILATrainingArguments(output_dir=tmp_path, use_cpu=True, fsdp="False").fsdp

@@ -142,8 +142,10 @@ class DataArguments:
         for entry in self.data_files:
             if not all(entry.partition("=")):
                 raise ValueError(f"--data_files are given as <split>=<pattern>, got {entry!r}.")
-        if self.num_clips is not None and self.num_clips < 1:
-            raise ValueError(f"--num_clips must be at least 1, got {self.num_clips}.")
+        for name in ("num_clips", "max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}.")
         if self.num_crops not in (None, 1, 3):
             raise ValueError(f"--num_crops must be 1 or 3, got {self.num_crops}.")
         if "{}" not in self.class_text_template:
@@ -153,14 +155,14 @@ class DataArguments:
 
 
 def parse_arguments(
-    dataclasses: Sequence[type], arguments: Sequence[str] | None = None, config_folder: str | Path = "."
+    dataclasses: Sequence[type], arguments: Sequence[str] | None = None, config_folder: str | Path | None = None
 ) -> tuple[Any, ...]:
     """Read flags, one json or yaml file of arguments, or `--config <file>` and flags, which win.
 
     Args:
         dataclasses: Whose fields are the arguments.
         arguments: Default: those of the command line.
-        config_folder: Where `--config <name>` finds <name>.json.
+        config_folder: Where `--config <name>` finds <name>.json; None for files only.
 
     Returns:
         One object per class.
@@ -179,12 +181,18 @@ def parse_arguments(
     parser.add_argument("--config", help="A json or yaml file of arguments, or the name of a published recipe.")
     known = {action.dest for action in parser._actions} - {"help", "config"}
     if config.config is not None:
-        values = _read_config(config.config, Path(config_folder))
+        values = _read_config(config.config, config_folder)
         _refuse_unknown(set(values), known, f"{config.config!r} has the unknown")
         for action in parser._actions:
             if action.dest not in values:
                 continue
             action.required = False
+            value = values[action.dest]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = isinstance(value, str | None) or (is_number and (action.type is float or value == int(value)))
+            if action.type in (int, float) and action.nargs is None and not fits:
+                kind = "a whole number" if action.type is int else "a number"
+                raise ValueError(f"{config.config!r}: `{action.dest}` is {kind}; got {value!r}.")
             if action.choices is not None and values[action.dest] not in (None, *action.choices):
                 allowed = ", ".join(map(str, action.choices))
                 raise ValueError(
@@ -199,9 +207,9 @@ def parse_arguments(
     return tuple(parsed)
 
 
-def _read_config(name: str, folder: Path) -> dict[str, Any]:
-    recipes = sorted(file.stem for file in folder.glob("*.json"))
-    file = folder / f"{name}.json" if name in recipes else Path(name)
+def _read_config(name: str, folder: str | Path | None) -> dict[str, Any]:
+    recipes = sorted(file.stem for file in Path(folder).glob("*.json")) if folder is not None else []
+    file = Path(folder or ".") / f"{name}.json" if name in recipes else Path(name)
     if not file.is_file():
         known = f", and the recipes are {', '.join(recipes)}" if recipes else ""
         raise FileNotFoundError(f"There is no file {name!r}{known}.")

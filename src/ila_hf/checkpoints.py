@@ -110,6 +110,10 @@ def check_checkpoint(folder: str | Path) -> None:
         CheckpointError: If it is not complete, or holds the model only.
     """
     problem = what_is_missing(folder)
+    if not Path(folder).is_dir():
+        problem = "there is no such folder"
+    elif _NAME.fullmatch(Path(folder).name) is None and _checkpoints(folder):
+        problem = f"it is a run, not a checkpoint; its last is {_checkpoints(folder)[-1].name}"
     if problem is None and not any(Path(folder).glob("optimizer*")):
         problem = "it holds the model without the optimizer (--save_only_model)"
     if problem is not None:

@@ -107,7 +107,7 @@ class Evaluation:
         writer = csv.writer(file)
         for name, row, label in zip(names, probabilities, labels, strict=True):
             best = np.argsort(-row, kind="stable")[: self.top] if not np.isnan(row).any() else np.empty(0, int)
-            answers = [value for i in best for value in (self.label_names[i], f"{row[i]:.6g}")]
+            answers = [value for i in best for value in (self.label_names[i], f"{row[i]:.6g}")] or [""] * 2 * self.top
             writer.writerow([name, "" if label == IGNORED_LABEL else self.label_names[label], *answers])
 
     def compute(self) -> dict[str, float]:

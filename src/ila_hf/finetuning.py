@@ -74,6 +74,8 @@ def load_splits(
         names = list(train.features["label"].names)
     elif names is None and model_labels is not None and not arguments.zero_shot:
         names, is_fixed = list(model_labels), True
+    if arguments.train_val_split is not None and (arguments.validation_dir or arguments.validation_file):
+        raise ValueError("--train_val_split takes validation videos from the training videos; others are given, too.")
     validation = _load_split(arguments, "validation", names, evaluates)
     if arguments.train_val_split is not None and validation is None:
         if not isinstance(train, Dataset):
@@ -231,7 +233,11 @@ def is_trained(arguments: ModelArguments, config: ILAConfig) -> bool:
 
 
 def load_model_and_processor(
-    arguments: ModelArguments, data_arguments: DataArguments, config: ILAConfig, label_names: list[str] | None
+    arguments: ModelArguments,
+    data_arguments: DataArguments,
+    config: ILAConfig,
+    label_names: list[str] | None,
+    trains: bool = True,
 ) -> tuple[ILAClassifier, ILAProcessor | ILAVideoProcessor]:
     """The model, frozen as asked for, and its processor.
 
@@ -241,9 +247,10 @@ def load_model_and_processor(
         arguments, data_arguments: Of the script.
         config: Of [`load_config`].
         label_names: None to leave the classes of the model as they are.
+        trains: Whether what is new will be trained.
 
     Raises:
-        ValueError: If weights do not fit, or a tokenizer is missing.
+        ValueError: If weights do not fit, a tokenizer is missing, or a new linear classifier will not be trained.
     """
     is_linear = ILAForVideoClassification.__name__ in (config.architectures or [])
     is_linear |= (arguments.config_name or "").endswith("ssv2")
@@ -253,7 +260,7 @@ def load_model_and_processor(
     names = label_names or names
     config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     processor = _load_processor(arguments, config, needs_tokenizer=head == "text")
-    model = _load_model(arguments, config, head)
+    model = _load_model(arguments, config, head, trains)
     if isinstance(model, ILAForVideoTextClassification) and not keeps_classes:
         texts = [data_arguments.class_text_template.format(name.replace("_", " ")) for name in names]
         model.set_class_texts(texts, processor, labels=names)
@@ -275,13 +282,19 @@ def _load_processor(arguments: ModelArguments, config: ILAConfig, needs_tokenize
     return ILAProcessor(video_processor, AutoTokenizer.from_pretrained(tokenizer))
 
 
-def _load_model(arguments: ModelArguments, config: ILAConfig, head: str) -> ILAClassifier:
+def _load_model(arguments: ModelArguments, config: ILAConfig, head: str, trains: bool) -> ILAClassifier:
     model_class = ILAForVideoTextClassification if head == "text" else ILAForVideoClassification
     if arguments.model_name_or_path is None:
         return model_class(config)
     model, info = model_class.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
+    changed = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
+    if not trains and any(key.startswith("classifier.") for key in changed):
+        raise ValueError(
+            f"{arguments.model_name_or_path!r} has no linear classifier for these classes: it must be trained before "
+            "it can be evaluated. --zero_shot needs a model with class texts."
+        )
     wrong = [key for key, *_ in info["mismatched_keys"] if not key.startswith(("class_texts.", "classifier."))]
     wrong += [key for key in info["missing_keys"] if model.parameter_origin(key) in ("text", "vision")]
     if wrong:
@@ -298,6 +311,23 @@ class ClipSets:
     validation: VideoClips | None
     test: VideoClips | None
     unreadable: UnreadableVideos
+
+
+def _flip(arguments: DataArguments, label_names: list[str] | None) -> float:
+    if arguments.flip is not None:
+        return arguments.flip
+    return 0.0 if names_a_side(label_names or []) else 0.5
+
+
+def describe_data_recipe(
+    arguments: ModelArguments, data_arguments: DataArguments, label_names: list[str] | None
+) -> dict[str, Any]:
+    """What a card says of augmentation and frozen parts."""
+    flip = f"multi-scale crop, colours, mirrored with probability {_flip(data_arguments, label_names):g}"
+    return {
+        "Augmentation": flip if data_arguments.augment else "none but random frames",
+        "Frozen": ", ".join(arguments.freeze) or "nothing",
+    }
 
 
 def make_clips(
@@ -317,11 +347,8 @@ def make_clips(
     processor = getattr(processor, "video_processor", processor)
     unreadable = UnreadableVideos(Path(output_dir) / "unreadable_videos.jsonl")
     limits = VideoLimits(decode_seconds=arguments.decode_seconds)
-    flip = arguments.flip
-    has_sides = names_a_side(splits.label_names or [])
-    if flip is None:
-        flip = 0.0 if has_sides else 0.5
-    elif flip and has_sides and arguments.augment:
+    flip = _flip(arguments, splits.label_names)
+    if flip and arguments.augment and names_a_side(splits.label_names or []):
         warnings.warn(f"--flip {flip} mirrors clips although a class names a side, such as left.", stacklevel=2)
     transform = training_transform(processor, flip=flip) if arguments.augment else None
     read_train = ClipReader(processor, True, transform, unreadable=unreadable, limits=limits)

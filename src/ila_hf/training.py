@@ -7,6 +7,7 @@ clip, step and process only, and a checkpoint counts when all of it has been wri
 """
 
 import math
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers.trainer_utils import TrainOutput, has_length
 
 from .alignment_ila import ILATemporalModule
 from .checkpoints import (
+    CheckpointError,
     check_checkpoint,
     check_writable,
     checkpoint_folder,
@@ -39,6 +41,19 @@ from .video_clips import ClipSampler
 
 
 METRICS = ("top1", "top5", "mean_class_accuracy", "loss", "num_clips")
+SETTINGS = (
+    "learning_rate",
+    "new_lr_factor",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+    "data_seed",
+    "mixup_alpha",
+    "cutmix_alpha",
+    "mix_switch_probability",
+    "label_smoothing_factor",
+    "ema_decay",
+)
 LOSS_PARTS = ("loss", "classification_loss", "alignment_loss")
 
 
@@ -72,6 +87,9 @@ class ILATrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        switch = str(getattr(self, "fsdp", None)).lower()
+        if switch in ("true", "false"):
+            self.fsdp = switch == "true" or None  # written as all other switches
         self.remove_unused_columns = False  # clips are made from the columns when they are asked for
         if getattr(self, "ddp_find_unused_parameters", None) is None:
             self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
@@ -176,6 +194,7 @@ class ScheduleCallback(TrainerCallback):
         self.trainer.losses.reset()
         self.stream_epoch = -1
         if kept is not None:
+            self._compare(kept["settings"])
             self.trainer.losses.__dict__.update(kept["losses"])
             self.stream_epoch = kept["stream_epoch"]
         elif self.trainer.average is not None:
@@ -184,7 +203,23 @@ class ScheduleCallback(TrainerCallback):
     def keep(self, state: TrainerState) -> None:
         """Before a checkpoint: put into the state what a resume needs."""
         losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
-        state.stateful_callbacks[self.KEPT] = {"losses": losses, "stream_epoch": self.stream_epoch}
+        kept = {"losses": losses, "stream_epoch": self.stream_epoch, "settings": self._settings()}
+        state.stateful_callbacks[self.KEPT] = kept
+
+    def _settings(self) -> dict[str, Any]:
+        """What must not change over a resume if it is to be exact."""
+        args = self.trainer.args
+        clips = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return {name: getattr(args, name) for name in SETTINGS} | {"clips per step": clips}
+
+    def _compare(self, kept: dict[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if kept[name] != value:
+                warnings.warn(
+                    f"The run began with {name} {kept[name]!r}, and goes on with {value!r}: it is not the same as one "
+                    "without interruption. Optimizer and schedule keep what the checkpoint holds.",
+                    stacklevel=2,
+                )
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
@@ -225,8 +260,8 @@ class CurvesCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Draw anew."""
-        if state.is_world_process_zero:
+        """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training."""
+        if state.is_world_process_zero and any("loss" in entry for entry in state.log_history):
             draw_curves(Path(args.output_dir) / self.FILE, state.log_history)
 
     on_train_end = on_evaluate
@@ -447,7 +482,13 @@ class ILATrainer(Trainer):
         """Nothing: the Trainer pushes a checkpoint that is not complete yet; `_save_checkpoint` does it afterwards."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:  # torch compares the groups of parameters
+            raise CheckpointError(
+                f"The checkpoint {checkpoint!r} trained other parameters than this run; give the --freeze and --head "
+                f"of the run that made it: {error}"
+            ) from error
         if checkpoint is not None and self.average is not None:
             self.average.load(checkpoint)
 
@@ -478,6 +519,7 @@ class ILATrainer(Trainer):
         dataset: str | None = None,
         finetuned_from: str | None = None,
         license: str | None = None,
+        recipe: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Write the card of the run, README.md; see [`card_from_run`].
@@ -489,6 +531,7 @@ class ILATrainer(Trainer):
             dataset: Name of the data set.
             finetuned_from: Name of the model that the run began with.
             license: Of the weights.
+            recipe: What the arguments do not tell of the training, such as the augmentation.
             kwargs: Not used; they are those of the Trainer.
         """
         if not self.is_world_process_zero():
@@ -499,10 +542,10 @@ class ILATrainer(Trainer):
         card = card_from_run(
             self.accelerator.unwrap_model(self.model),
             self.processing_class if reader is None else reader.processor,
-            model_name=model_name or self.args.hub_model_id or str(self.args.output_dir),
+            model_name=self.args.hub_model_id or model_name or str(self.args.output_dir),
             dataset_name=dataset,
             base_model=finetuned_from,
-            recipe=describe_recipe(self.args, self.model, self.state.max_steps),
+            recipe=describe_recipe(self.args, self.model, self.state.global_step) | (recipe or {}),
             metrics=metrics,
             license=license,
         )

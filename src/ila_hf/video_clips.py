@@ -77,7 +77,8 @@ class ClipReader:
         except VideoReadError as error:
             self.unreadable.add(video_name(row["video"]), str(error))
             if self.on_error == "error":
-                raise
+                advice = "" if self.train else " To score such videos as wrong: `on_error`, --on_eval_error wrong."
+                raise type(error)(f"{error}{advice}") from error
         if self.on_error == "skip":
             return None
         size, num_frames = self.processor.crop_size, self.processor.num_clips * self.processor.num_frames
