@@ -261,7 +261,7 @@ class CurvesCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training."""
-        if state.is_world_process_zero and any("loss" in entry for entry in state.log_history):
+        if state.is_world_process_zero and state.global_step > 0:
             draw_curves(Path(args.output_dir) / self.FILE, state.log_history)
 
     on_train_end = on_evaluate
