@@ -1,49 +1,33 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """ILA (Implicit Learnable Alignment, ICCV 2023) for Hugging Face transformers.
 
-Importing the package registers ILA with the auto classes and with the video-classification pipeline.
+Importing the package registers ILA with the auto classes and pipelines of transformers. Neither these nor the parts of
+the package are imported before they are used.
 """
 
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForVideoClassification,
-    AutoProcessor,
-    AutoVideoProcessor,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from .configuration_ila import PRESET_NAMES, ILAConfig, ILATextConfig, ILAVisionConfig
-from .modeling_ila import (
-    ILAForVideoClassification,
-    ILAForVideoTextClassification,
-    ILAModel,
-    ILATextModel,
-    ILAVisionModel,
-)
-from .processing_ila import ILAProcessor
-from .sampling import sample_frame_indices
-from .video_processing_ila import ILAVideoProcessor
-from .video_reading import read_video
-from .video_sources import VideoLimits, VideoReadError
+from .registration import register
+
+
+if TYPE_CHECKING:
+    from .configuration_ila import PRESET_NAMES, ILAConfig, ILATextConfig, ILAVisionConfig
+    from .modeling_ila import (
+        ILAForVideoClassification,
+        ILAForVideoTextClassification,
+        ILAModel,
+        ILATextModel,
+        ILAVisionModel,
+    )
+    from .processing_ila import ILAProcessor
+    from .sampling import sample_frame_indices
+    from .video_processing_ila import ILAVideoProcessor
+    from .video_reading import read_video
+    from .video_sources import VideoLimits, VideoReadError
 
 
 __version__ = "0.1.0"
-
-for _config in (ILAConfig, ILATextConfig, ILAVisionConfig):
-    AutoConfig.register(_config.model_type, _config)
-AutoModel.register(ILAConfig, ILAModel)
-AutoModel.register(ILATextConfig, ILATextModel)
-AutoModel.register(ILAVisionConfig, ILAVisionModel)
-# Both heads share one configuration; a saved model's `architectures` tells which it is
-AutoModelForVideoClassification.register(ILAConfig, (ILAForVideoTextClassification, ILAForVideoClassification))
-AutoVideoProcessor.register(ILAConfig, ILAVideoProcessor)
-AutoProcessor.register(ILAConfig, ILAProcessor)
-# The pipeline looks class names up here, not in the mapping above
-MODEL_FOR_VIDEO_CLASSIFICATION_MAPPING_NAMES[ILAConfig.model_type] = (
-    ILAForVideoTextClassification.__name__,
-    ILAForVideoClassification.__name__,
-)
 
 __all__ = [
     "PRESET_NAMES",
@@ -63,3 +47,37 @@ __all__ = [
     "read_video",
     "sample_frame_indices",
 ]
+
+# module -> its public names; the imports above are for type checkers
+_MODULES = {
+    "configuration_ila": ("PRESET_NAMES", "ILAConfig", "ILATextConfig", "ILAVisionConfig"),
+    "modeling_ila": (
+        "ILAForVideoClassification",
+        "ILAForVideoTextClassification",
+        "ILAModel",
+        "ILATextModel",
+        "ILAVisionModel",
+    ),
+    "processing_ila": ("ILAProcessor",),
+    "sampling": ("sample_frame_indices",),
+    "video_processing_ila": ("ILAVideoProcessor",),
+    "video_reading": ("read_video",),
+    "video_sources": ("VideoLimits", "VideoReadError"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})
+
+
+register()
