@@ -10,9 +10,9 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, pipeline
+from transformers import pipeline
 
-from ila_hf import ILAVideoProcessor
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVideoProcessor
 from ila_hf.motion_videos import OPPOSITES
 from ila_hf.video_clips import ClipReader, VideoClips, collate_clips
 from ila_hf.video_data import load_video_folder
@@ -20,7 +20,9 @@ from ila_hf.visualization import visualize_video
 
 
 @torch.no_grad()
-def shuffled_accuracy(model: PreTrainedModel, processor: ILAVideoProcessor, videos: Path) -> float:
+def shuffled_accuracy(
+    model: ILAForVideoTextClassification | ILAForVideoClassification, processor: ILAVideoProcessor, videos: Path
+) -> float:
     """Accuracy on the clips with their frames in random order: what is left is a bag of frames."""
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
     dataset = VideoClips(load_video_folder(videos, names), ClipReader(processor, train=False))

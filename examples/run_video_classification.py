@@ -104,6 +104,10 @@ def main() -> None:
         logger.info(f"What was predicted for the videos of {data_args.test_dir} is in {trainer.predictions_file}.")
 
     # 6. Card, and the Hub
+    if len(clips.unreadable):
+        logger.warning(
+            f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."
+        )
     card = {"dataset": data_args.dataset_name, "finetuned_from": model_args.model_name_or_path}
     if training_args.do_train:
         card["recipe"] = describe_data_recipe(model_args, data_args, splits.label_names)
@@ -111,10 +115,6 @@ def main() -> None:
         trainer.push_to_hub(**card)
     elif training_args.do_train:
         trainer.create_model_card(**card)
-    if len(clips.unreadable):
-        logger.warning(
-            f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."
-        )
     trainer.end()
 
 

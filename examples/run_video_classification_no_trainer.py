@@ -14,16 +14,17 @@ import logging
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import set_seed
 from datasets import Dataset
-from huggingface_hub import HfApi
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import get_scheduler
 
+from ila_hf import ILAProcessor, ILAVideoProcessor
 from ila_hf.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.checkpoints import (
     check_writable,
@@ -35,7 +36,8 @@ from ila_hf.checkpoints import (
     writing,
 )
 from ila_hf.evaluation import Evaluation, predict
-from ila_hf.finetuning import load_config, load_model_and_processor, load_splits, make_clips
+from ila_hf.finetuning import ClipSets, load_config, load_model_and_processor, load_splits, make_clips
+from ila_hf.hub import open_repo, push_folder
 from ila_hf.model_card import card_from_run
 from ila_hf.optimization import ClipMixer, parameter_groups
 from ila_hf.reports import draw_curves, write_confusion_matrix
@@ -93,17 +95,19 @@ class Progress:
     def __init__(self) -> None:
         self.epoch, self.batch, self.step = 0, 0, 0  # batches of this epoch, optimizer steps of all
         self.losses = LossRecord()
-        self.history: list[dict] = []
+        self.history: list[dict[str, float]] = []
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "losses": dict(self.losses.__dict__)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         self.losses.__dict__.update(state.pop("losses"))
         self.__dict__.update(state)
 
 
-def make_loader(clips: VideoClips, batch_size: int, args: LoopArguments, sampler: ClipSampler | None) -> DataLoader:
+def make_loader(
+    clips: VideoClips, batch_size: int, args: LoopArguments, sampler: ClipSampler | None
+) -> DataLoader[dict[str, Any]]:
     # Its own generator: the loader would draw from the one that dropout draws from, and a resumed run once more
     generator = torch.Generator().manual_seed(args.seed)
     return DataLoader(
@@ -129,7 +133,9 @@ def save_checkpoint(accelerator: Accelerator, args: LoopArguments, step: int) ->
 
 
 @torch.no_grad()
-def evaluate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader, evaluation: Evaluation) -> dict:
+def evaluate(
+    accelerator: Accelerator, model: torch.nn.Module, loader: DataLoader[dict[str, Any]], evaluation: Evaluation
+) -> dict[str, float]:
     share_statistics(model)
     model.eval()
     for batch in tqdm(loader, desc="Evaluation", disable=not accelerator.is_main_process):
@@ -138,7 +144,17 @@ def evaluate(accelerator: Accelerator, model: torch.nn.Module, loader: DataLoade
     return evaluation.compute()
 
 
-def train_epoch(accelerator, model, optimizer, scheduler, loader, sampler, mixer, progress, args) -> None:
+def train_epoch(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scheduler: Any,
+    loader: Any,
+    sampler: ClipSampler,
+    mixer: ClipMixer,
+    progress: Progress,
+    args: LoopArguments,
+) -> None:
     """One pass over the training clips, or what remains of it after a resume."""
     every = None if args.checkpointing_steps == "epoch" else int(args.checkpointing_steps)
     batches_per_epoch = len(loader)
@@ -176,7 +192,15 @@ def train_epoch(accelerator, model, optimizer, scheduler, loader, sampler, mixer
     progress.epoch, progress.batch = progress.epoch + 1, 0
 
 
-def finish(accelerator, args, model, processor, clips, progress, names) -> None:
+def finish(
+    accelerator: Accelerator,
+    args: LoopArguments,
+    model: Any,
+    processor: ILAProcessor | ILAVideoProcessor,
+    clips: ClipSets,
+    progress: Progress,
+    names: dict[str, Any],
+) -> None:
     """Save results, model, processor and card, and upload them."""
     output = Path(args.output_dir)
     state = accelerator.get_state_dict(model)
@@ -193,11 +217,12 @@ def finish(accelerator, args, model, processor, clips, progress, names) -> None:
     metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name != "step"}
     recipe = {"optimizer": "AdamW", "optimizer_steps": progress.step, "processes": accelerator.num_processes}
     recipe |= {name: value for name, value in asdict(args).items() if name not in NOT_IN_THE_CARD}
+    assert clips.validation is not None  # for the type checker
     views = clips.validation.reader.processor
     names = {"model_name": args.hub_model_id or str(output), **names}
     card_from_run(model, views, recipe=recipe, metrics=metrics, **names).save(output / "README.md")
     if args.push_to_hub:
-        HfApi().upload_folder(repo_id=args.hub_model_id, folder_path=output, ignore_patterns=["checkpoint-*"])
+        push_folder(str(args.hub_model_id), output, "End of training")
 
 
 def main() -> None:
@@ -218,7 +243,8 @@ def main() -> None:
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=False)],
     )
     if args.push_to_hub and accelerator.is_main_process:  # before the work: it may be refused
-        args.hub_model_id = HfApi().create_repo(args.hub_model_id or Path(args.output_dir).name, exist_ok=True).repo_id
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        args.hub_model_id = open_repo(name, args.output_dir)
     set_seed(args.seed)
 
     # 2. Data, model, clips

@@ -7,18 +7,19 @@ clip, step and process only, and a checkpoint counts when all of it has been wri
 """
 
 import math
+import shutil
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate import Accelerator
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import TrainOutput, has_length
+from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
 from .alignment_ila import ILATemporalModule
 from .checkpoints import (
@@ -33,7 +34,9 @@ from .checkpoints import (
     writing,
 )
 from .evaluation import Evaluation, predict
+from .hub import PushError, open_repo, pushing, warn_of_failures
 from .model_card import card_from_run
+from .modeling_ila import ILAPreTrainedModel
 from .optimization import ClipMixer, WeightAverage, parameter_groups
 from .reports import draw_curves
 from .sync_batch_norm import share_statistics, synchronize_batch_norm
@@ -64,6 +67,11 @@ class ILATrainingArguments(TrainingArguments):
     `label_smoothing_factor` is applied to the targets, so that the alignment loss stays.
     """
 
+    if TYPE_CHECKING:  # what `__post_init__` makes of them
+        output_dir: str = ""
+        accelerator_config: Any = None
+        fsdp: Any = None
+
     new_lr_factor: float = field(
         default=1.0, metadata={"help": "Weights that are not CLIP's learn so many times faster; 10 for Kinetics-400."}
     )
@@ -93,7 +101,7 @@ class ILATrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # clips are made from the columns when they are asked for
         if getattr(self, "ddp_find_unused_parameters", None) is None:
             self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream
         if self.total_batch_size is not None:
@@ -111,6 +119,10 @@ class ILATrainingArguments(TrainingArguments):
         ]
         if self.auto_find_batch_size and fixed:
             raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the token: arguments are saved beside the model, and pushed with it."""
+        return {**self.__dict__, "hub_token": None}
 
 
 def batch_losses(outputs: Any, accelerator: Accelerator, step: int, learning_rate: float) -> dict[str, float]:
@@ -190,7 +202,7 @@ class ScheduleCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Go on from a checkpoint, or from nothing."""
-        kept = state.stateful_callbacks.get(self.KEPT)
+        kept = cast("dict[str, Any]", state.stateful_callbacks).get(self.KEPT)
         self.trainer.losses.reset()
         self.stream_epoch = -1
         if kept is not None:
@@ -204,7 +216,7 @@ class ScheduleCallback(TrainerCallback):
         """Before a checkpoint: put into the state what a resume needs."""
         losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
         kept = {"losses": losses, "stream_epoch": self.stream_epoch, "settings": self._settings()}
-        state.stateful_callbacks[self.KEPT] = kept
+        cast("dict[str, Any]", state.stateful_callbacks)[self.KEPT] = kept
 
     def _settings(self) -> dict[str, Any]:
         """What must not change over a resume if it is to be exact."""
@@ -262,7 +274,7 @@ class CurvesCallback(TrainerCallback):
     ) -> None:
         """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training."""
         if state.is_world_process_zero and state.global_step > 0:
-            draw_curves(Path(args.output_dir) / self.FILE, state.log_history)
+            draw_curves(Path(cast("str", args.output_dir)) / self.FILE, state.log_history)
 
     on_train_end = on_evaluate
 
@@ -283,9 +295,11 @@ class ILATrainer(Trainer):
             `model_init` and `compute_loss_func`.
         FloatingPointError: In training, if the loss is not finite.
         CheckpointError: If a checkpoint or the model cannot be written.
+        PushError: With --push_to_hub, if the Hub would refuse a push; before the training.
     """
 
     args: ILATrainingArguments
+    model: ILAPreTrainedModel
     optimizer_cls_and_kwargs: Any
 
     def __init__(self, model: Any, args: ILATrainingArguments, **kwargs: Any):
@@ -336,13 +350,13 @@ class ILATrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """The loader of the Trainer, with a generator of its own."""
-        loader = super().get_train_dataloader()
+        loader: Any = super().get_train_dataloader()
         # It would draw from the one that dropout draws from, whenever its workers start
         loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         self.batches_per_epoch = len(loader) if has_length(loader) else None
         return loader
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any] | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if not has_length(dataset) or self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(dataset)
@@ -389,7 +403,7 @@ class ILATrainer(Trainer):
         return super().create_scheduler(num_training_steps, *args, **kwargs)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
-        norm = super()._get_grad_norm(*args, **kwargs)
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[no-untyped-call]
         if norm is not None and not self.args.fp16:  # the scaler of fp16 leaves out such steps
             check_gradient(float(norm), self.state.global_step + 1)
         return norm
@@ -399,9 +413,11 @@ class ILATrainer(Trainer):
         inputs = self.mixer(self._prepare_inputs(inputs), self.losses.total_batches, self.args.process_index)
         return super().training_step(model, inputs, *args, **kwargs)
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
         """The model's loss; in training its parts are recorded."""
-        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, **kwargs)
+        loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
         if model.training:
             step, rate = self.state.global_step + 1, self._get_learning_rate()
             self.losses.add(batch_losses(outputs, self.accelerator, step, rate))
@@ -476,7 +492,7 @@ class ILATrainer(Trainer):
         if self.args.should_save:
             keep_newest(folder.parent, limit, self.state.best_model_checkpoint)
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(folder))
+            self._push_in_background(str(folder))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: the Trainer pushes a checkpoint that is not complete yet; `_save_checkpoint` does it afterwards."""
@@ -495,10 +511,13 @@ class ILATrainer(Trainer):
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.average is not None:
-            self.average.load(self.state.best_model_checkpoint)
+            self.average.load(cast("str", self.state.best_model_checkpoint))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and processor; outside of checkpoints whole and with averaged weights."""
+        """Save model and processor; outside of checkpoints whole and with averaged weights.
+
+        With --push_to_hub they are pushed, too; if that fails it is a warning.
+        """
         if _internal_call and output_dir is not None:  # a checkpoint
             super().save_model(output_dir, _internal_call=True)
             return
@@ -506,14 +525,62 @@ class ILATrainer(Trainer):
             self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
         folder = output_dir or self.args.output_dir
         with writing(folder, self.args.output_dir, is_checkpoint=False), self._averaged_weights():
-            super().save_model(output_dir, _internal_call=_internal_call)
+            super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub("Model save")
+            except PushError as error:  # what follows a training must not be lost with it
+                warnings.warn(str(error), stacklevel=2)
 
     def end(self) -> None:
         """Wait for all processes, then part from them: one that just exits may abort the others."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
 
-    def create_model_card(
+    # The Hub
+
+    hub_model_id: Any  # the repository, with its owner; None until `init_hf_repo`
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Before any work: create the repository, or find that it may not be written to.
+
+        Args:
+            token, private: Default: those of the arguments.
+
+        Raises:
+            PushError: As [`open_repo`] does.
+        """
+        if not self.is_world_process_zero():
+            return
+        args, output = self.args, Path(self.args.output_dir).absolute()
+        token, private = token or args.hub_token, args.hub_private_repo if private is None else private
+        self.hub_model_id = open_repo(args.hub_model_id or output.name, output, token, private, args.hub_revision)
+        self.push_in_progress = None
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer.
+
+        Raises:
+            PushError: Telling how to push the output folder later; it is complete then.
+        """
+        name = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        with pushing(name, self.args.output_dir, kwargs.get("revision") or self.args.hub_revision):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_in_background(self, folder: str) -> None:
+        """Push a checkpoint that is complete, as --hub_strategy says; a push that fails is a warning."""
+        if self.is_world_process_zero():
+            for file in Path(folder).glob("*.py"):  # code of the model; the Trainer copies all else that is pushed
+                shutil.copy(file, self.args.output_dir)
+        before = self._pushes()
+        super()._push_from_checkpoint(folder)
+        warn_of_failures([job for job in self._pushes() if job not in before], self.hub_model_id)
+
+    def _pushes(self) -> list[Any]:
+        pushes = getattr(self, "push_in_progress", None)  # the first process has it
+        return [] if pushes is None else list(pushes.jobs)
+
+    def create_model_card(  # type: ignore[override]
         self,
         model_name: str | None = None,
         dataset: str | None = None,
@@ -540,8 +607,8 @@ class ILATrainer(Trainer):
         metrics = {name: evaluated[-1][f"eval_{name}"] for name in METRICS} if evaluated else {}
         reader = getattr(self.eval_dataset, "reader", None)  # it knows the views of the evaluation
         card = card_from_run(
-            self.accelerator.unwrap_model(self.model),
-            self.processing_class if reader is None else reader.processor,
+            unwrap_peft_model(self.accelerator.unwrap_model(self.model)),
+            cast("Any", self.processing_class) if reader is None else reader.processor,
             model_name=self.args.hub_model_id or model_name or str(self.args.output_dir),
             dataset_name=dataset,
             base_model=finetuned_from,
