@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from transformers import HfArgumentParser
@@ -177,7 +177,7 @@ def parse_arguments(
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     finder.add_argument("--config")
     config, flags = finder.parse_known_args(arguments)
-    parser = HfArgumentParser(list(dataclasses), allow_abbrev=False)
+    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False)
     parser.add_argument("--config", help="A json or yaml file of arguments, or the name of a published recipe.")
     known = {action.dest for action in parser._actions} - {"help", "config"}
     if config.config is not None:

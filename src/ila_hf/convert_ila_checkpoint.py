@@ -13,7 +13,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -123,7 +123,7 @@ class _Placeholder:
     An instance is an empty OrderedDict, the one container that torch's weights-only reader fills and sets state on.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> OrderedDict:  # type: ignore[misc]
+    def __new__(cls, *args: Any, **kwargs: Any) -> "OrderedDict[Any, Any]":  # type: ignore[misc]
         return OrderedDict()
 
 
@@ -223,7 +223,7 @@ def infer_config(weights: dict[str, torch.Tensor]) -> ILAConfig:
     return ILAConfig(vision_config=vision, text_config=text, **fields)
 
 
-def _table(separable: bool) -> Iterator[tuple[re.Pattern, str]]:
+def _table(separable: bool) -> Iterator[tuple[re.Pattern[str], str]]:
     for tower, layers in (
         (r"visual\.transformer", "vision_model.encoder"),
         (r"transformer", "text_model.encoder"),
@@ -352,7 +352,7 @@ def convert_ila_checkpoint(
             model.set_class_texts(names, loaded)
     processor.save_pretrained(output_dir)
     model.save_pretrained(output_dir)
-    return _check(model_class, output_dir)
+    return cast("ILAForVideoTextClassification | ILAForVideoClassification", _check(model_class, output_dir))
 
 
 def _report(config: ILAConfig, num_parameters: int, rows: int | None) -> None:

@@ -286,9 +286,10 @@ def _load_model(arguments: ModelArguments, config: ILAConfig, head: str, trains:
     model_class = ILAForVideoTextClassification if head == "text" else ILAForVideoClassification
     if arguments.model_name_or_path is None:
         return model_class(config)
-    model, info = model_class.from_pretrained(
+    loaded: Any = model_class.from_pretrained(
         arguments.model_name_or_path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
     )
+    model, info = cast("tuple[ILAClassifier, dict[str, Any]]", loaded)
     changed = [*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])]
     if not trains and any(key.startswith("classifier.") for key in changed):
         raise ValueError(

@@ -20,7 +20,7 @@ SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
 LARGEST_PROBABILITY = 1.01
 
 
-class VideoClassificationMetric(evaluate.Metric):
+class VideoClassificationMetric(evaluate.Metric):  # type: ignore[misc]
     """Top-1, top-5, accuracy per class, loss and confusion matrix. Needs no network and writes no files.
 
     It is filled and read as every metric of `evaluate`, but keeps counts in place of the predictions. In several
@@ -33,7 +33,7 @@ class VideoClassificationMetric(evaluate.Metric):
         label_names: The K class names, in the order of their ids.
 
     Attributes:
-        confusion_matrix (K, K + 1): Number of clips of the last `compute`, by true class (rows) and predicted class
+        confusion_matrix: Number of clips of the last `compute`, (K, K + 1), by true class (rows) and predicted class
             (columns); the last column counts those without a prediction. Zeros before the first `compute`.
 
     Raises:

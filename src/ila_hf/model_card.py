@@ -180,7 +180,7 @@ class ILAModelCardData:
 
     def card(self) -> ModelCard:
         """Render the card."""
-        card = ModelCard.from_template(self.metadata(), template_path=str(TEMPLATE), **self._fields())
+        card: ModelCard = ModelCard.from_template(self.metadata(), template_path=str(TEMPLATE), **self._fields())
         card.text += "\n"  # jinja takes off the line break at the end of a template
         return card
 

@@ -16,6 +16,7 @@ import importlib.metadata
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -91,7 +92,7 @@ def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
         "ring": np.abs(np.hypot(x, y) - 0.75 * radius) - 0.3 * radius,
         "cross": np.maximum(np.maximum(x, y) - radius, np.minimum(x, y) - 0.35 * radius),
     }[shape]
-    return np.clip(0.5 - distance, 0, 1)
+    return cast("np.ndarray", np.clip(0.5 - distance, 0, 1))
 
 
 def _paint(
@@ -103,7 +104,7 @@ def _paint(
     bottom, right = (max(0, int(centre + reach) + 1) for centre in (y, x))
     rows, columns = (np.arange(len(frame)) + 0.5)[top:bottom, None], (np.arange(len(frame)) + 0.5)[None, left:right]
     alpha = _coverage(shape, columns - x, rows - y, radius)[..., None]
-    painted = frame.copy()
+    painted: np.ndarray = frame.copy()
     painted[top:bottom, left:right] *= 1 - alpha
     painted[top:bottom, left:right] += np.asarray(colour) * alpha
     return painted
@@ -153,14 +154,15 @@ def _straight(rng: np.random.Generator, direction: str, travel: tuple[float, flo
     """Centres (T, 2), in pixels of the scene, of an object that moves straight by `travel`, a range in frame sides."""
     way = np.array(DIRECTIONS[direction])
     along = rng.uniform(*travel) * np.linspace(-0.5, 0.5, num_frames) + rng.uniform(-0.08, 0.08)
-    return (along[:, None] * way + rng.uniform(-0.3, 0.3) * way[::-1]) * SIZE + SCENE / 2
+    centres: np.ndarray = (along[:, None] * way + rng.uniform(-0.3, 0.3) * way[::-1]) * SIZE + SCENE / 2
+    return centres
 
 
 def _bar(rng: np.random.Generator, crossing: np.ndarray, half_width: float) -> np.ndarray:
     """Share (S, S, 1) of each pixel of the scene under a diagonal bar: the diagonal does not show the path's axis."""
     pixels = np.arange(SCENE) + 0.5
     distance = (pixels[None] - crossing[0] + rng.choice([-1, 1]) * (pixels[:, None] - crossing[1])) / 2**0.5
-    return np.clip(half_width + 0.5 - np.abs(distance), 0, 1)[..., None]
+    return cast("np.ndarray", np.clip(half_width + 0.5 - np.abs(distance), 0, 1)[..., None])
 
 
 def draw_hard_clip(index: int, seed: int = 0, backgrounds: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, str, int]:

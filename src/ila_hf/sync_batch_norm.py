@@ -42,7 +42,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         cast("torch.Tensor", self.running_mean).lerp_(mean.detach(), momentum)
         cast("torch.Tensor", self.running_var).lerp_(variance.detach() * count / (count - 1), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        return cast("torch.Tensor", centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
 def synchronize_batch_norm(model: nn.Module, device_type: str) -> nn.Module:
@@ -53,7 +53,7 @@ def synchronize_batch_norm(model: nn.Module, device_type: str) -> nn.Module:
         device_type: Where it trains: on "cpu" the class above is used, elsewhere torch's.
     """
     if device_type != "cpu":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        return cast("nn.Module", nn.SyncBatchNorm.convert_sync_batchnorm(model))
     if distributed.is_initialized() and SyncBatchNorm2d.group is None:
         SyncBatchNorm2d.group = distributed.new_group()
     for module in model.modules():

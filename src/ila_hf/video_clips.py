@@ -4,7 +4,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset, IterableDataset
@@ -102,7 +102,7 @@ class ClipReader:
 
     def _process(self, frames: torch.Tensor, **arguments: Any) -> torch.Tensor:
         batch = self.processor(frames, do_sample_frames=False, return_tensors="pt", **arguments)
-        return batch["pixel_values"][0]
+        return cast("torch.Tensor", batch["pixel_values"][0])
 
 
 def video_name(video: Any) -> str:
@@ -139,7 +139,7 @@ def _draw(processor: ILAVideoProcessor, metadata: Any) -> list[int]:
     )
 
 
-class VideoClips(torch.utils.data.Dataset):
+class VideoClips(torch.utils.data.Dataset[dict[str, Any]]):
     """The clips of a data set with random access; a video to skip is replaced by another, drawn at random.
 
     What is drawn for a clip depends on the seed, the epoch and its number only: not on the workers, nor on the clips

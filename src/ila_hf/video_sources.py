@@ -17,7 +17,7 @@ from os import PathLike
 from typing import Any, BinaryIO
 
 
-VideoSource = str | PathLike | bytes | BinaryIO
+VideoSource = str | PathLike[str] | bytes | BinaryIO
 
 URL_TIMEOUT = 30.0  # seconds without an answer
 _CHUNK = 1 << 16  # bytes of a download at a time

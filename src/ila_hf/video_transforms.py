@@ -3,7 +3,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torchvision.transforms import v2
@@ -15,7 +15,7 @@ from .video_processing_ila import ILAVideoProcessor
 _SIDES = re.compile(r"(left|right)(wards?|most)?|(counter|anti)?clockwise")
 
 
-class MultiScaleCrop(v2.Transform):
+class MultiScaleCrop(v2.Transform):  # type: ignore[misc]
     """Cut a random rectangle out of the four corners or the centre, and resize it to a square.
 
     Its height and width are each a random one of `scales` times the short side, neighbours in the list at most; as in
@@ -49,7 +49,8 @@ class MultiScaleCrop(v2.Transform):
 
     def transform(self, inpt: torch.Tensor, params: dict[str, Any]) -> torch.Tensor:
         """Crop and resize (..., H, W) to (..., S, S)."""
-        return v2.functional.resized_crop(inpt, **params, size=[self.size, self.size], antialias=True)
+        crop = v2.functional.resized_crop(inpt, **params, size=[self.size, self.size], antialias=True)
+        return cast("torch.Tensor", crop)
 
 
 def names_a_side(label_names: Sequence[str]) -> bool:
