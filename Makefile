@@ -39,7 +39,10 @@ format: .venv/installed  ## format the code and mend what can be mended
 flops: .venv/installed  ## count the FLOPs of the ten published variants
 	$(BIN)/python benchmarks/count_flops.py
 
+docs: .venv/installed  ## build the documentation site into docs/_build; every broken reference is an error
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs docs/_build
+
 cards: .venv/installed  ## renew the cards of the published variants
 	$(BIN)/ila-hf model-cards --output_dir model_cards
 
-.PHONY: help install demo test test-slow quality format flops cards
+.PHONY: help install demo test test-slow quality format flops docs cards
