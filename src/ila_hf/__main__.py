@@ -9,6 +9,7 @@ import importlib
 COMMANDS = {
     "check": ("unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("convert_ila_checkpoint", "convert a released checkpoint"),
+    "export": ("export_ila", "export a model to ONNX or torch.export"),
     "model-cards": ("model_card", "write the cards of the published variants"),
     "motion-videos": ("motion_videos", "make a small labelled video set"),
     "temporal-score": ("metrics", "compare the accuracy on temporal classes with that on static ones"),

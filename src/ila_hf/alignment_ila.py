@@ -12,6 +12,7 @@ neighbouring frames · C = `alignment_hidden_size` · p interactive point (x, y)
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -97,7 +98,7 @@ class ILAPointPrediction(nn.Module):
             hidden = hidden.relu()
         hidden = hidden.amax((2, 3), keepdim=True)  # (M, C/2, 1, 1)
         points = self.fc2(self.fc1(hidden).relu()).flatten(1)  # (M, 4)
-        return self.point_range * points.tanh().unflatten(1, (2, 2))
+        return cast("torch.Tensor", self.point_range * points.tanh().unflatten(1, (2, 2)))
 
 
 class ILAMask(nn.Module):
@@ -215,7 +216,7 @@ class ILATemporalModule(nn.Module):
         """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
         maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)
         # A clip of one frame has no neighbours: its frame is paired with itself.
-        return self.alignment(maps, self.pair_with_itself or maps.shape[1] == 1)
+        return cast("ILAPairs", self.alignment(maps, self.pair_with_itself or maps.shape[1] == 1))
 
     def alignment_outputs(self, pairs: ILAPairs, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
         """Loss and diagnostics of the T - 1 pairs.
@@ -289,8 +290,10 @@ class ILAAlignedResidual(ILATemporalModule):
         """Mean of what a frame is as previous and as current frame of its pairs: twice (B, M, ...) -> (B, T, ...)."""
         if pairs.paired_with_itself:
             return (previous + current) / 2
-        inner = (previous[:, 1:] + current[:, :-1]) / 2
-        return torch.cat([previous[:, :1], inner, current[:, -1:]], dim=1)
+        # The first and the last frame, in one pair each, are counted twice. No part has a length that only some T have.
+        as_previous = torch.cat([previous, current[:, -1:]], dim=1)
+        as_current = torch.cat([previous[:, :1], current], dim=1)
+        return (as_previous + as_current) / 2
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
         inputs = self.input_norm(self.input_fc(hidden_states))

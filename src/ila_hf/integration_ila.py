@@ -2,9 +2,11 @@
 """Between the towers: multi-frame integration (Eq. 8) and the video-specific text prompt. See modeling_ila.py."""
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import CLIPVisionConfig
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -35,7 +37,8 @@ class ILAMultiframeIntegration(nn.Module):
     def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
         positions: torch.Tensor = self.position_embedding
         num_frames = frame_features.shape[1]
-        if num_frames != positions.shape[1]:
+        # Asking a graph of any T whether T is `num_frames` would make it one of that length
+        if not statically_known_true(num_frames == positions.shape[1]):
             positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
             positions = positions.transpose(1, 2)  # (1, T, E)
         hidden_states = frame_features + positions
@@ -60,15 +63,16 @@ class ILACrossAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        return projected.unflatten(2, (-1, self.head_dim)).transpose(1, 2)  # (B, S, E) -> (B, heads, S, head_dim)
+        heads: torch.Tensor = projected.unflatten(2, (-1, self.head_dim))
+        return heads.transpose(1, 2)  # (B, S, E) -> (B, heads, S, head_dim)
 
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+        attention: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         query, key, value = self._heads(self.q_proj(text)), self._heads(self.k_proj(patches)), self.v_proj(patches)
         output, _ = attention(self, query, key, self._heads(value), None, scaling=self.scale, dropout=0.0)
-        return self.out_proj(output.flatten(2))  # (B, K, heads, head_dim) -> (B, K, E)
+        return cast("torch.Tensor", self.out_proj(output.flatten(2)))  # (B, K, heads, head_dim) -> (B, K, E)
 
 
 class ILAPromptLayer(nn.Module):
@@ -84,7 +88,7 @@ class ILAPromptLayer(nn.Module):
 
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         text = text + self.cross_attn(self.norm1(text), patches)
-        return text + self.mlp(self.norm2(text))
+        return cast("torch.Tensor", text + self.mlp(self.norm2(text)))
 
 
 class ILAVideoPrompt(nn.Module):
@@ -104,7 +108,7 @@ class ILAVideoPrompt(nn.Module):
 
     def patch_features(self, patches: torch.Tensor) -> torch.Tensor:
         """Project the patch tokens of every frame: (B, T, N, D) -> (B, T, N, E)."""
-        return self.patch_projection(self.patch_norm(patches))
+        return cast("torch.Tensor", self.patch_projection(self.patch_norm(patches)))
 
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         patches = self.norm(self.patch_features(patches).mean(dim=1))  # (B, N, E)
