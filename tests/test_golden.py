@@ -1,25 +1,34 @@
 """Golden values of the original implementation, for both kinds of released checkpoints.
 
+Ours are computed twice: from the converted weights, and from what a process without the package has pulled from a Hub
+(`golden_chain.py`), with the code that was pushed beside the weights, as model, pipeline and ONNX.
+
 `fixtures/official/*.json` tell how to make every weight again; `*_expected.safetensors` hold what the original code
 computed from them in float32 on a CPU. To renew them, run the original implementation on the same weights.
 """
 
 import json
 import re
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden_outputs import golden_outputs
+from hub_server import HubServer
+from safetensors.torch import load_file, save_file
 
-from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAProcessor, ILAVideoProcessor
 from ila_hf.convert_ila_checkpoint import convert_state_dict, infer_config
+from ila_hf.tiny import tiny_tokenizer
 
 
 FIXTURES = Path(__file__).parent / "fixtures" / "official"
 KINDS = ("k400", "ssv2")
+MODES = ("eval", "train")
 BEFORE_BATCH_NORM = re.compile(r"alignment\.(interaction\.(0|3|6)|prediction\.conv[12])\.bias")
 
 
@@ -52,97 +61,137 @@ def converted_model(kind):
     assert all("jitter_scale" in key or key == "class_texts.input_ids" for key in problems.missing_keys)
     if kind == "k400":
         model.set_class_texts(expected["input_ids"])
-    else:
-        model.dropout.p = 0.0  # the golden values were computed without
     return model, clips, expected
 
 
-@pytest.fixture(scope="module", params=[(kind, mode) for kind in KINDS for mode in ("eval", "train")], ids="-".join)
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory):
+    """Folder with the golden outputs of both models after save, push, pull and loading of the remote code."""
+    folder = tmp_path_factory.mktemp("golden")
+    script = Path(__file__).parent / "golden_chain.py"
+    for kind in KINDS:
+        model, clips, expected = converted_model(kind)
+        model.save_pretrained(folder / kind)
+        names = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+        video_processor = ILAVideoProcessor(num_frames=clips.shape[1], **dict.fromkeys(names, False))
+        processor = ILAProcessor(video_processor, tiny_tokenizer()) if kind == "k400" else video_processor
+        processor.save_pretrained(folder / kind)
+        save_file({"pixel_values": clips, "labels": expected["labels"]}, folder / f"{kind}.safetensors")
+    with HubServer() as hub:
+        for command in ("push", "pull"):
+            environment = hub.environment(folder / f"home-{command}", hub.add_token())
+            result = subprocess.run(
+                [sys.executable, script, command, folder],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(*key, mode) for key in ((o, k) for o in ("converted", "pulled") for k in KINDS) for mode in MODES],
+    ids="-".join,
+)
 def case(request):
-    """Model, its outputs, and the golden values of that mode."""
-    kind, mode = request.param
-    model, clips, expected = converted_model(kind)
-    model.train(mode == "train")
-    features = {}
-    model.vision_model.register_forward_hook(lambda module, args, output: features.update(vision=output))
-    model.integration.register_forward_hook(lambda module, args, output: features.update(video=output))
-    outputs = model(clips, labels=expected["labels"], output_alignments=True, output_hidden_states=True)
+    """Kind, what the model computes, and the golden values of that mode."""
+    origin, kind, mode = request.param
+    if origin == "pulled":
+        expected = load_file(FIXTURES / f"{kind}_expected.safetensors")
+        values = load_file(request.getfixturevalue("pulled") / f"{kind}-{mode}.safetensors")
+    else:
+        model, clips, expected = converted_model(kind)
+        values = golden_outputs(model, clips, expected["labels"], mode == "train")
     golden = {name.removeprefix(f"{mode}."): x for name, x in expected.items() if name.startswith(f"{mode}.")}
-    return kind, model, outputs, features, golden
+    return kind, values, golden
 
 
 def check_close(actual, golden, atol=2e-5, rtol=0.0):
-    torch.testing.assert_close(actual.detach().reshape(golden.shape), golden, atol=atol, rtol=rtol)
+    torch.testing.assert_close(actual.reshape(golden.shape), golden, atol=atol, rtol=rtol)
+
+
+def check_layers(name, values, golden):
+    """Whether both have the same layers, and these are close."""
+    names = {key for key in golden if key.startswith(f"{name}.")}
+    assert len(names) == 2
+    assert names == {key for key in values if key.startswith(f"{name}.")}
+    for key in names:
+        check_close(values[key], golden[key])
 
 
 def test_points(case):
-    _, _, outputs, _, golden = case
-    for layer, points in enumerate(outputs.interactive_points):
-        check_close(points, golden[f"points.{layer}"])
+    _, values, golden = case
+    check_layers("points", values, golden)
 
 
 def test_pooled_tokens(case):
     # Sums over 36 patches: relative to the largest of the layer
-    _, _, outputs, _, golden = case
-    for layer, tokens in enumerate(outputs.mutual_information_tokens):
-        expected = golden[f"alignment_tokens.{layer}"]
-        check_close(tokens, expected, atol=5e-4 * float(expected.abs().max()))
-        relative = (tokens.reshape(expected.shape) - expected).norm() / expected.norm()
+    _, values, golden = case
+    for name in ("alignment_tokens.0", "alignment_tokens.1"):
+        expected = golden[name]
+        check_close(values[name], expected, atol=5e-4 * float(expected.abs().max()))
+        relative = (values[name].reshape(expected.shape) - expected).norm() / expected.norm()
         assert relative < 5e-4
 
 
 def test_hidden_states(case):
-    _, _, outputs, _, golden = case
-    assert len(outputs.hidden_states) == 3  # the embeddings come first
-    for layer, hidden_states in enumerate(outputs.hidden_states[1:]):
-        check_close(hidden_states, golden[f"hidden_states.{layer}"])
+    _, values, golden = case
+    check_layers("hidden_states", values, golden)
 
 
 def test_features(case):
-    kind, model, _, features, golden = case
-    patches = features["vision"].last_hidden_state[:, :, 1:]
-    if kind == "ssv2":
-        check_close(patches, golden["img_features"])
-        return  # its `video_features` are the logits
-    check_close(model.prompt.patch_features(patches), golden["img_features"])
-    check_close(features["video"], golden["video_features"])
-    check_close(model.class_features(), golden["text_features"])
+    kind, values, golden = case
+    # The golden `video_features` of ssv2 are its logits
+    for name in ("img_features",) if kind == "ssv2" else ("img_features", "video_features", "text_features"):
+        check_close(values[name], golden[name])
 
 
 def test_logits(case):
-    _, _, outputs, _, golden = case
-    check_close(outputs.logits, golden["logits"])
+    _, values, golden = case
+    check_close(values["logits"], golden["logits"])
 
 
 def test_losses(case):
-    _, _, outputs, _, golden = case
-    check_close(torch.stack(outputs.alignment_losses), golden["alignment_loss_per_layer"], atol=1e-6)
+    _, values, golden = case
+    check_close(values["alignment_loss_per_layer"], golden["alignment_loss_per_layer"], atol=1e-6)
     if "total_loss" in golden:
-        check_close(outputs.classification_loss, golden["classification_loss"])
-        check_close(outputs.loss, golden["total_loss"])
+        check_close(values["classification_loss"], golden["classification_loss"])
+        check_close(values["total_loss"], golden["total_loss"])
+
+
+def test_gradient_norms(case):
+    kind, values, golden = case
+    norms = {name.removeprefix("grad_norm."): x for name, x in values.items() if name.startswith("grad_norm.")}
+    expected = {name.removeprefix("grad_norm."): x for name, x in golden.items() if name.startswith("grad_norm.")}
+    assert bool(norms) == bool(expected)  # in training only
+    weights, _ = original_weights(kind)
+    checked = set()
+    for name, norm_of_original in expected.items():
+        ours = list(convert_state_dict({name: weights[name], **interaction_marker(weights)}))
+        ours = [parameter for parameter in ours if "running" not in parameter][: 3 if "in_proj" in name else 1]
+        norm = torch.stack([norms[parameter] for parameter in ours]).norm()
+        if BEFORE_BATCH_NORM.search(ours[0]):
+            assert max(norm, norm_of_original) < 1e-6, name  # BatchNorm takes it away: both are rounding of zero
+        else:
+            difference = abs(norm - norm_of_original)
+            assert difference <= 1e-3 * norm_of_original, (name, float(norm), float(norm_of_original))
+        checked.update(ours)
+    assert checked == set(norms)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_norms(kind):
-    model, clips, expected = converted_model(kind)
-    model.train()
-    model(clips, labels=expected["labels"]).loss.backward()
-    parameters = dict(model.named_parameters())
-    weights, _ = original_weights(kind)
-    checked = set()
-    for name in weights:
-        golden = expected.get(f"train.grad_norm.{name}")
-        if golden is None:
-            continue
-        ours = list(convert_state_dict({name: weights[name], **interaction_marker(weights)}))
-        ours = [parameter for parameter in ours if "running" not in parameter][: 3 if "in_proj" in name else 1]
-        norm = torch.stack([parameters[parameter].grad.norm() for parameter in ours]).norm()
-        if BEFORE_BATCH_NORM.search(ours[0]):
-            assert max(norm, golden) < 1e-6, name  # BatchNorm takes it away: both are rounding of zero
-        else:
-            assert abs(norm - golden) <= 1e-3 * golden, (name, float(norm), float(golden))
-        checked.update(ours)
-    assert checked == {name for name, parameter in parameters.items() if parameter.grad is not None}
+def test_pipeline(kind, pulled):
+    golden = load_file(FIXTURES / f"{kind}_expected.safetensors")["eval.logits"].softmax(-1)
+    answers = json.loads((pulled / "answers.json").read_text())[kind]
+    for scores, answer in zip(golden, answers, strict=True):
+        assert len(answer) == len(scores)
+        for entry in answer:
+            number = int(entry["label"].removeprefix("LABEL_"))
+            assert entry["score"] == pytest.approx(float(scores[number]), abs=2e-5)
 
 
 def interaction_marker(weights):

@@ -96,7 +96,8 @@ print(json.dumps([
     type(AutoVideoProcessor.from_pretrained(sys.argv[2])).__name__,
     type(AutoProcessor.from_pretrained(sys.argv[2])).__name__,
     type(AutoProcessor.from_pretrained(sys.argv[2]).video_processor).__name__,
-    type(pipeline("video-classification", model=sys.argv[2]).model).__name__,
+    type(pipeline("video-classification", model=sys.argv[2])).__name__,
+    type(pipeline("zero-shot-video-classification", model=sys.argv[2])).__name__,
 ]))
 """
     assert run_python(code, first, *folders) == [
@@ -109,7 +110,8 @@ print(json.dumps([
         "ILAVideoProcessor",
         "ILAProcessor",
         "ILAVideoProcessor",
-        "ILAForVideoTextClassification",
+        "ILAVideoClassificationPipeline",
+        "ILAZeroShotVideoClassificationPipeline",
     ]
 
 

@@ -5,10 +5,11 @@ Everything in which the published variants differ is a field here; no code is ed
 Letters in shapes: B clips, T frames, N = h·w patches, L = 1 + N tokens, D vision width, E projection width, K classes.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
 # Two 2×2 poolings precede the point prediction: a side of fewer than 4 patches would pool to nothing.
@@ -47,6 +48,12 @@ class ILATextConfig(CLIPTextConfig):
 
     model_type = "ila_text_model"
     base_config_key = "text_config"
+    _auto_class = "AutoConfig"
+
+    if TYPE_CHECKING:  # narrower than in CLIP, whose text tower looks for one token
+        eos_token_id: int
+
+        def __init__(self, **kwargs: Any) -> None: ...
 
 
 @strict
@@ -87,6 +94,13 @@ class ILAVisionConfig(CLIPVisionConfig):
 
     model_type = "ila_vision_model"
     base_config_key = "vision_config"
+    _auto_class = "AutoConfig"
+
+    if TYPE_CHECKING:  # narrower than in CLIP, by `validate_grid`
+        image_size: int
+        patch_size: int
+
+        def __init__(self, **kwargs: Any) -> None: ...
 
     # Alignment (section 3.2)
     architecture: Literal["paper", "released"] = "paper"
@@ -167,13 +181,24 @@ class ILAConfig(CLIPConfig):
     """
 
     model_type = "ila"
-    sub_configs_defaults = {"vision_config": ILAVisionConfig, "text_config": ILATextConfig}
+    _auto_class = "AutoConfig"  # transformers then saves the code beside a saved configuration
+    sub_configs_defaults: ClassVar[Any] = {"vision_config": ILAVisionConfig, "text_config": ILATextConfig}
     # Trainer gathers the other outputs as predictions
     keys_to_ignore_at_inference = ["classification_loss", "alignment_loss"]
     # transformers < 5.20 reads this name
     sub_configs = {"vision_config": ILAVisionConfig, "text_config": ILATextConfig}
 
     architectures: list[str] | None = None
+
+    if TYPE_CHECKING:  # narrower than in CLIP and its base, which also say what the arguments may be
+        text_config: ILATextConfig
+        vision_config: ILAVisionConfig
+        projection_dim: int
+        logit_scale_init_value: float
+        num_labels: int
+        id2label: dict[int, str]
+
+        def __init__(self, **kwargs: Any) -> None: ...
 
     # Without it, transformers takes `initializer_factor`, 1.0, for the spread of every new linear layer
     initializer_range: float = 0.02
@@ -203,7 +228,10 @@ class ILAConfig(CLIPConfig):
             fields = {**fields, **again}
             fields.pop("model_type", None)
             setattr(self, key, config_class(**fields))
-        super(CLIPConfig, self).__post_init__(**kwargs)
+        # With them, transformers makes no pipeline without `trust_remote_code`; ours are registered
+        if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            kwargs.pop("custom_pipelines", None)
+        super(CLIPConfig, self).__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
     def validate_head(self) -> None:
         """Part of the `@strict` validation: integration, prompt and loss."""
@@ -225,7 +253,7 @@ class ILAConfig(CLIPConfig):
 
     @property
     def head_num_attention_heads(self) -> int:
-        """Heads of the integration and prompt blocks: E / 64, as in X-CLIP."""
+        """Heads of the integration and prompt blocks, E / 64 as in X-CLIP."""
         return max(1, self.projection_dim // 64)
 
     @classmethod

@@ -20,8 +20,8 @@ Where to find the equations: 3a, 5, 6, 7 and 9 in alignment_ila.py; 3b and 4 in 
 integration_ila.py; 10 in `ILAVisionModel`.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
@@ -39,8 +39,8 @@ from transformers.models.clip.modeling_clip import (
     CLIPVisionEmbeddings,
     image_text_contrastive_loss,
 )
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import capture_outputs
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, generic, output_capturing
 
 from .alignment_ila import (
     ILAAlignedResidual,
@@ -53,6 +53,15 @@ from .alignment_ila import (
 from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
 from .outputs_ila import ILAClassifierOutput, ILAEncoderOutput, ILAOutput, ILAVisionModelOutput
+from .remote_code_ila import ILARemoteCodeMixin
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+# Decorators that transformers leaves without types would take those of the methods away
+can_return_tuple = cast("Callable[[_Method], _Method]", generic.can_return_tuple)
+merge_with_config_defaults = cast("Callable[[_Method], _Method]", generic.merge_with_config_defaults)
+capture_outputs = cast("Callable[[_Method], _Method]", output_capturing.capture_outputs(tie_last_hidden_states=False))
 
 
 class ILAEncoderLayer(CLIPEncoderLayer):
@@ -68,7 +77,7 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         aligns = config.alignment_layers is None or layer_index in config.alignment_layers
         self.temporal = temporal_class(config) if aligns else None
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None = None,
@@ -78,9 +87,10 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         """(B, T, L, D), what is added to it, and the appended tokens (B, T, A, D) -> (B, T, L, D)."""
         inputs = hidden_states if residual is None else hidden_states + residual
         inputs = inputs if tokens is None else torch.cat([inputs, tokens], dim=2)
-        output = super().forward(inputs.flatten(0, 1), None, **kwargs)  # (B, T, L + A, D) -> (B·T, L + A, D)
+        no_mask: Any = None
+        output = super().forward(inputs.flatten(0, 1), no_mask, **kwargs)  # (B, T, L + A, D) -> (B·T, L + A, D)
         # The MLP works token by token, so dropping the tokens after it, not before it as in Eq. 4, changes nothing.
-        return output.unflatten(0, inputs.shape[:2])[:, :, : hidden_states.shape[2]]
+        return cast("torch.Tensor", output.unflatten(0, inputs.shape[:2])[:, :, : hidden_states.shape[2]])
 
 
 class ILAEncoder(nn.Module):
@@ -106,30 +116,22 @@ class ILAEncoder(nn.Module):
         return ILAEncoderOutput(last_hidden_state=hidden_states, alignments=tuple(alignments))
 
 
-class ILAPreTrainedModel(CLIPPreTrainedModel):
+class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
     """Weight initialisation, freezing and the state of the mask jitter."""
 
     config: ILAConfig
     base_model_prefix = "ila"
     main_input_name = "pixel_values"
-    input_modalities: tuple[str, ...] = ("video", "text")
+    input_modalities: Any = ("video", "text")
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "ILAEncoderLayer"]
     # Keyword arguments of `forward` go to the towers, not to the loss: Trainer must average over accumulated steps
     accepts_loss_kwargs = False
-
-    @classmethod
-    def is_custom_code(cls) -> bool:
-        """Custom code would have modules without parameters of their own passed over when weights are initialised.
-
-        CLIP initialises the projections of such modules (attention, MLP) from the module, and so does ILA.
-        """
-        return False
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         # The layers of torch; CLIP's method of transformers 5.11 passes over them
         PreTrainedModel._init_weights(self, module)
-        super()._init_weights(module)
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
         if isinstance(module, ILAAlignment | ILAAlignedResidual):
             # torch's own initialisation suits convolutions of 9 to 2D·9 inputs better than one fixed spread
             for child in module.modules():
@@ -137,7 +139,7 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
                     child.reset_parameters()
         if isinstance(module, ILATemporalModule):
             init.zeros_(module.alignment.prediction.fc2.weight)
-            init.zeros_(module.alignment.prediction.fc2.bias)
+            init.zeros_(cast("torch.Tensor", module.alignment.prediction.fc2.bias))
             init.ones_(module.alignment.mask.jitter_scale)
         if isinstance(module, ILAAlignedResidual):
             for linear in (module.aligned_out, module.interaction_out):
@@ -155,7 +157,11 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
             init.constant_(module.input_ids, ILAClassTexts.UNSET)
 
     def parameter_origin(self, name: str) -> str | None:
-        """Where a parameter is from: "text" or "vision" (CLIP's towers), "clip" (logit scale) or None (new)."""
+        """Where a parameter is from: "text" or "vision" (CLIP's towers), "clip" (logit scale) or None (new).
+
+        What LoRA adds to a tower belongs to the tower.
+        """
+        name = name.removeprefix("base_model.model.")  # of a model that peft has wrapped
         if name.startswith(("text_model.", "text_projection.")) or isinstance(self, ILATextModel):
             return "text"
         if ".temporal." in name:
@@ -200,9 +206,14 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
             kwargs["state_dict"] = {**state_dict, "logit_scale": state_dict["logit_scale"].reshape(())}
         super().save_pretrained(save_directory, *args, **kwargs)
 
-    def set_attn_implementation(self, *args: Any, **kwargs: Any) -> None:
+    def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As in every model; the integration transformer follows, whose configuration is no part of the model's."""
-        super().set_attn_implementation(*args, **kwargs)
+        if isinstance(attn_implementation, str) and isinstance(self, ILAForVideoClassification):
+            # Its configuration tells of a text tower that it has not; transformers would warn
+            attn_implementation = {"": attn_implementation, "vision_config": attn_implementation}
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        if isinstance(self, ILAForVideoClassification):
+            self.config.text_config._attn_implementation = self.config._attn_implementation
         for module in self.modules():
             if isinstance(module, ILAMultiframeIntegration):
                 module.block_config._attn_implementation = self.config._attn_implementation
@@ -221,16 +232,22 @@ class ILAPreTrainedModel(CLIPPreTrainedModel):
 class ILATextModel(ILAPreTrainedModel, CLIPTextModel):
     """CLIP's text tower."""
 
-    config: ILATextConfig
+    config: ILATextConfig  # type: ignore[assignment]
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
     input_modalities = ("text",)
 
-    def forward(self, input_ids: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
         """As CLIP's, for token ids (K, S) of at least one text."""
         if input_ids is not None and 0 in input_ids.shape:
             raise ValueError(f"`input_ids` must hold at least one text, (K, S), got shape {tuple(input_ids.shape)}.")
-        return super().forward(input_ids, *args, **kwargs)
+        return cast("BaseModelOutputWithPooling", super().forward(input_ids, attention_mask, position_ids, **kwargs))
 
 
 class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
@@ -251,7 +268,7 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
     ```
     """
 
-    config: ILAVisionConfig
+    config: ILAVisionConfig  # type: ignore[assignment]
     # With it, the key conversion of transformers, which knows CLIP's classes by name, is not needed
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values"
@@ -267,7 +284,7 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         config.validate()  # fields may have been set since it was made
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = ILAEncoder(config)
+        self.encoder = ILAEncoder(config)  # type: ignore[assignment]
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -297,13 +314,13 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         return grid
 
     @merge_with_config_defaults
-    @capture_outputs(tie_last_hidden_states=False)
+    @capture_outputs
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ILAVisionModelOutput:
         """Run the trunk on clips of any number of frames.
 
@@ -341,6 +358,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
     """Video and text features and their similarity: the trunk, the text tower, integration and prompt."""
 
     config: ILAConfig
+    main_input_name = "input_ids"
 
     def __init__(self, config: ILAConfig):
         # CLIPModel.__init__ would build and initialise CLIP's towers first
@@ -359,21 +377,21 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
 
     def get_input_embeddings(self) -> nn.Module:
         """Those of the text tower, as CLIP's."""
-        return self.text_model.get_input_embeddings()
+        return cast("nn.Module", self.text_model.get_input_embeddings())
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace those of the text tower."""
         self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_video_features(self, pixel_values: torch.Tensor, **kwargs: Any) -> ILAVisionModelOutput:
+    def get_video_features(self, pixel_values: torch.Tensor | None, **kwargs: Any) -> ILAVisionModelOutput:
         """Output of the trunk with the integrated video features (B, E), not normalised, as `pooler_output`.
 
         Args:
             pixel_values (B, T, 3, H, W): Normalised clips.
             kwargs: See [`ILAVisionModel.forward`].
         """
-        outputs = self.vision_model(pixel_values, return_dict=True, **kwargs)
+        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, return_dict=True, **kwargs)
         outputs.pooler_output = self.integration(self.visual_projection(outputs.pooler_output))
         return outputs
 
@@ -389,7 +407,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         Returns:
             Logits (B, K), normalised video features (B, E) and normalised, prompted text features (B, K, E).
         """
-        video = nn.functional.normalize(vision_outputs.pooler_output.float(), dim=-1)
+        video = nn.functional.normalize(vision_outputs["pooler_output"].float(), dim=-1)
         text = text_features[None]
         if self.prompt is not None:
             patches = vision_outputs["last_hidden_state"][:, :, 1:]
@@ -409,7 +427,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         return_loss: bool = False,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ILAOutput:
         """Compare clips with texts.
 
@@ -505,8 +523,14 @@ class ILAClassTexts(nn.Module):
         shape = (config.num_labels, self.config.max_position_embeddings)
         self.input_ids = nn.Buffer(torch.full(shape, self.UNSET))
 
+    def forward(self) -> torch.Tensor:
+        """The token ids (K, S). accelerate brings what it has offloaded when a module is called, not before."""
+        return self.input_ids
+
     def set(self, input_ids: torch.Tensor) -> None:
         """Replace the texts by token ids (K, S), each row with its end-of-text token, after checking them."""
+        if self.input_ids.is_meta:
+            raise ValueError("The class texts are offloaded: set them before, or without `offload_buffers`.")
         config, shape = self.config, tuple(input_ids.shape)
         length = config.max_position_embeddings
         if len(shape) != 2 or not 0 < shape[1] <= length:
@@ -537,7 +561,7 @@ class ILAClassTexts(nn.Module):
             lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
             text, length = texts[lengths.index(max(lengths))], self.config.max_position_embeddings
             raise ValueError(f"The class text {text!r} has {max(lengths)} tokens; the text tower takes {length}.")
-        return inputs
+        return cast("torch.Tensor", inputs)
 
 
 class ILAForVideoTextClassification(ILAModel):
@@ -558,6 +582,9 @@ class ILAForVideoTextClassification(ILAModel):
     >>> logits = model(**processor(videos="clip.mp4", return_tensors="pt")).logits
     ```
     """
+
+    _auto_class = "AutoModelForVideoClassification"
+    main_input_name = "pixel_values"
 
     def __init__(self, config: ILAConfig):
         super().__init__(config)
@@ -607,11 +634,16 @@ class ILAForVideoTextClassification(ILAModel):
             self.config.id2label = dict(enumerate(labels))
             self.config.label2id = {label: i for i, label in enumerate(labels)}
 
-    def _encode_class_texts(self) -> torch.Tensor:
+    def _class_text_ids(self) -> torch.Tensor:
         input_ids = self.class_texts.input_ids
+        # Called only where they are offloaded: peft before 0.21 wraps no module without arguments
+        return self.class_texts() if input_ids.is_meta else input_ids
+
+    def _encode_class_texts(self) -> torch.Tensor:
+        input_ids = self._class_text_ids()
         if not torch.compiler.is_compiling() and (input_ids == ILAClassTexts.UNSET).any():
             raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
-        return self.get_text_features(input_ids, return_dict=True).pooler_output
+        return cast("torch.Tensor", self.get_text_features(input_ids, return_dict=True).pooler_output)
 
     def class_features(self) -> torch.Tensor:
         """Text features (K, E) of the class texts, computed once while the text tower does not train."""
@@ -619,15 +651,21 @@ class ILAForVideoTextClassification(ILAModel):
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         is_random = self.text_model.training and bool(self.config.text_config.attention_dropout)
         is_replica = getattr(self, "_is_replica", False)  # of DataParallel: it has no parameters to look at
-        if trains or is_random or is_replica or torch.compiler.is_compiling():
+        # Whether an adapter is in use cannot be seen from the weights; peft's layers have this attribute
+        towers = (self.text_model, self.text_projection)
+        is_adapted = any(hasattr(module, "merged_adapters") for tower in towers for module in tower.modules())
+        if trains or is_random or is_replica or is_adapted or torch.compiler.is_compiling():
             self._class_features = None  # fused optimizers step without a new version of the weights
             return self._encode_class_texts()
         # Loaded weights, a step, a move or cast, and autocast each change the key. The tensors are kept beside it, so
-        # that no other can come to lie at their addresses.
-        device_type = self.class_texts.input_ids.device.type
+        # that no other can come to lie at their addresses; quantised and offloaded ones have none.
+        device_type = self._class_text_ids().device.type
         autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
         tensors = [self.class_texts.input_ids, *parameters]
-        key = [autocast, *((t.data_ptr(), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors)]
+        state = (
+            (t.is_meta or id(t), t.data_ptr(), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors
+        )
+        key = [autocast, *state]
         if self._class_features is None or self._class_features[0] != key:
             # Features made in inference mode could not be used in a later training step
             with torch.inference_mode(False), torch.no_grad():
@@ -638,10 +676,10 @@ class ILAForVideoTextClassification(ILAModel):
         """Switch the mode; text features are computed anew after a change, whatever wrote to the weights."""
         if mode != self.training:  # Trainer calls this before every step
             self._class_features = None
-        return super().train(mode)
+        return cast("ILAForVideoTextClassification", super().train(mode))
 
     @can_return_tuple
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
@@ -649,7 +687,7 @@ class ILAForVideoTextClassification(ILAModel):
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ILAClassifierOutput:
         """Classify clips.
 
@@ -680,6 +718,7 @@ class ILAForVideoClassification(ILAPreTrainedModel):
     Original head: `mit.classify_head`.
     """
 
+    _auto_class = "AutoModelForVideoClassification"
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection)\.", r"^logit_scale$"]
 
@@ -695,7 +734,10 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.vision_model.get_input_embeddings()
+        return cast("nn.Module", self.vision_model.get_input_embeddings())
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.vision_model.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -704,7 +746,7 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
-        **kwargs: Any,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> ILAClassifierOutput:
         """Classify clips.
 

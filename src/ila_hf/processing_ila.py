@@ -25,8 +25,16 @@ class ILAProcessor(ProcessorMixin):
     ```
     """
 
+    _auto_class = "AutoProcessor"  # transformers then saves the code beside the settings
+
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
-        super().__init__(video_processor, tokenizer, **kwargs)
+        super().__init__(video_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> list[str]:
+        """As every processor; one that has been saved stays equal to the one that is loaded."""
+        files: list[str] = super().save_pretrained(*args, **kwargs)
+        vars(self).pop("auto_map", None)  # transformers writes it and leaves it out when it loads
+        return files
 
 
 __all__ = ["ILAProcessor"]

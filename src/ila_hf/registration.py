@@ -5,6 +5,7 @@ Importing transformers' auto classes brings torch and takes seconds. So what the
 their modules at the moment that it is imported, or at once if it has been.
 """
 
+import importlib
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -59,11 +60,17 @@ def add_processor(processing_auto: ModuleType) -> None:
     processing_auto.AutoProcessor.register(ILAConfig, ILAProcessor)
 
 
+def add_pipelines(pipelines: ModuleType) -> None:
+    """Tell `transformers.pipeline` of ours: importing them does, also where it is what imports transformers' own."""
+    importlib.import_module(f"{__package__}.pipeline_ila")
+
+
 _HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.configuration_auto": add_configs,
     "transformers.models.auto.modeling_auto": add_models,
     "transformers.models.auto.video_processing_auto": add_video_processor,
     "transformers.models.auto.processing_auto": add_processor,
+    "transformers.pipelines": add_pipelines,
 }
 
 

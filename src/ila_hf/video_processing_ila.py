@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from .sampling import SamplingStrategy, sample_frame_indices
 from .video_reading import FrameSampler, is_video_source, read_video
 
 
-class ILAVideoProcessorKwargs(VideosKwargs, total=False):  # type: ignore[call-arg]
+class ILAVideoProcessorKwargs(VideosKwargs, total=False):
     """Arguments beyond those of every video processor; see [`ILAVideoProcessor`]."""
 
     sampling_strategy: SamplingStrategy | None
@@ -89,13 +89,15 @@ class ILAVideoProcessor(BaseVideoProcessor):
     do_normalize = True
     do_convert_rgb = True
     do_sample_frames = None
+    fps: int | float | None
     num_frames = 8
     sampling_strategy: SamplingStrategy = "sparse"
     frame_sampling_rate = 1
     num_clips = 1
     num_crops = 1
-    valid_kwargs = ILAVideoProcessorKwargs
+    valid_kwargs: Any = ILAVideoProcessorKwargs
     model_input_names = ["pixel_values"]
+    _auto_class = "AutoVideoProcessor"  # transformers then saves the code beside the settings
 
     @classmethod
     def from_config(cls, config: ILAConfig) -> "ILAVideoProcessor":
@@ -108,7 +110,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
             sampling_strategy="sparse" if config.vision_config.alignment_conv == "separable" else "uniform",
         )
 
-    def sample_frames(
+    def sample_frames(  # type: ignore[override]
         self,
         metadata: VideoMetadata,
         num_frames: int | None = None,
@@ -125,7 +127,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
         if fps is not None:
             if num_clips != 1:
                 raise ValueError(f"`fps` takes one clip, got `num_clips` of {num_clips}.")
-            return default_sample_indices_fn(metadata, fps=fps).tolist()
+            return cast("list[int]", default_sample_indices_fn(metadata, fps=fps).tolist())
         indices: list[int] = []
         for clip in range(num_clips):
             indices += sample_frame_indices(
@@ -162,7 +164,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
         if num_clips > 1 and do_sample_frames is None:
             do_sample_frames = True
         names = ("num_frames", "fps", "sampling_strategy", "frame_sampling_rate", "num_clips")
-        sampler = partial(self.sample_frames, **{name: kwargs.get(name) for name in names})
+        given: dict[str, Any] = {name: kwargs.get(name) for name in names}
+        sampler = partial(self.sample_frames, **given)
         videos, metadata = self._read_and_sample(
             videos,
             kwargs.pop("video_metadata", None),
@@ -175,11 +178,12 @@ class ILAVideoProcessor(BaseVideoProcessor):
             raise ValueError(f"Videos of {lengths} frames make no {num_clips} clips each: sample frames.")
         if kwargs.get("return_tensors") is not None and len(set(lengths)) > 1:
             raise ValueError(f"Videos of {lengths} frames make no batch: pass `do_sample_frames=True`.")
-        return super().preprocess(
+        features: BatchFeature = super().preprocess(
             videos, video_metadata=metadata, do_sample_frames=False, input_data_format="channels_first", **kwargs
         )
+        return features
 
-    def _preprocess(
+    def _preprocess(  # type: ignore[override]
         self,
         videos: list[torch.Tensor],
         num_clips: int = 1,
@@ -219,7 +223,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
         """
         videos = cls._as_list(videos)
         given = None if video_metadata is None else make_batched_metadata(videos, video_metadata=video_metadata)
-        frames, metadata = [], []
+        frames: list[torch.Tensor] = []
+        metadata: list[VideoMetadata] = []
+        info: VideoMetadata
         for i, video in enumerate(videos):
             if is_video_source(video):
                 video, info = read_video(video, None if do_sample_frames is False else sampler)
@@ -230,9 +236,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
                 if input_data_format is None and not {shape[1], shape[3]} & {1, 3}:
                     raise ValueError(f"Video {i} has no channel dimension of 1 or 3: its shape is {shape}.")
                 video = torch.as_tensor(video)
-                if (input_data_format or infer_channel_dimension_format(video)) == ChannelDimension.LAST:
+                if (input_data_format or infer_channel_dimension_format(cast("Any", video))) == ChannelDimension.LAST:
                     video = video.permute(0, 3, 1, 2)
-                info = given[i] if given else make_batched_metadata([video], video_metadata=None)[0]
+                info = given[i] if given else make_batched_metadata([video], cast("Any", None))[0]
                 if do_sample_frames:
                     info.frames_indices = list(sampler(info))
                     video = video[info.frames_indices]

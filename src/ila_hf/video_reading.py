@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from os import PathLike
 from typing import Any, BinaryIO, Literal, get_args
 
 import torch
 from transformers.video_utils import VideoMetadata
 
 from .video_seeking import FrameIndex, MisplacedFrameError, SeekableVideo
-from .video_sources import Deadline, VideoLimits, VideoReadError, VideoSource, open_source, source_name
+from .video_sources import Deadline, VideoLimits, VideoReadError, open_source, source_name
 
 
 VideoBackend = Literal["torchcodec", "pyav"]
@@ -49,7 +50,7 @@ class VideoFileMetadata(VideoMetadata):
 
 def is_video_source(video: Any) -> bool:
     """Whether `video` must be read first: a path, URL, bytes, file object or torchcodec decoder, not frames."""
-    return isinstance(video, VideoSource) or hasattr(video, "read") or hasattr(video, "get_frames_at")
+    return isinstance(video, str | PathLike | bytes) or hasattr(video, "read") or hasattr(video, "get_frames_at")
 
 
 @functools.cache
@@ -109,7 +110,7 @@ def read_video(
         return _read_decoder(source, sampler)
     limits = limits or VideoLimits()
     deadline = Deadline(limits.decode_seconds)
-    with _named(source), open_source(source, limits, deadline) as file:
+    with named_errors(source), open_source(source, limits, deadline) as file:
         codecs = {"pyav": (), "torchcodec": _CODECS}.get(backend or "", _PREFERRED_CODECS)
         return _read_file(file, sampler, codecs, limits, deadline)
 
@@ -131,7 +132,7 @@ def _all_frames(metadata: VideoMetadata) -> range:
 
 
 @contextmanager
-def _named(source: Any) -> Iterator[None]:
+def named_errors(source: Any) -> Iterator[None]:
     """Name the source in errors; what the libraries raise for it becomes VideoReadError."""
     import av
 

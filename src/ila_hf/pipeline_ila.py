@@ -1,0 +1,434 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Pipelines of ILA: video classification, and with texts that are given at the call; both on windows of long videos.
+
+`pipeline("video-classification", ...)` and `pipeline("zero-shot-video-classification", ...)` make them once this
+module has been imported, which the package sees to.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sized
+from os import PathLike
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from transformers import AutoModel
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.base import Pipeline
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.pipelines.video_classification import VideoClassificationPipeline
+from transformers.utils import ModelOutput
+from transformers.video_utils import VideoMetadata
+
+from .configuration_ila import ILAConfig
+from .modeling_ila import ILAClassTexts
+from .remote_code_ila import IS_REMOTE_CODE
+from .video_windows import VideoWindow, check_seconds, sliding_windows
+
+
+VIDEO_CLASSIFICATION = "video-classification"
+ZERO_SHOT_VIDEO_CLASSIFICATION = "zero-shot-video-classification"
+# As `pipeline` reads them in the configuration of a model whose code is saved beside it
+CUSTOM_PIPELINES = {
+    VIDEO_CLASSIFICATION: {
+        "impl": "pipeline_ila.ILAVideoClassificationPipeline",
+        "pt": ["AutoModelForVideoClassification"],
+        "type": "video",
+    },
+    ZERO_SHOT_VIDEO_CLASSIFICATION: {
+        "impl": "pipeline_ila.ILAZeroShotVideoClassificationPipeline",
+        "pt": ["AutoModel"],
+        "type": "multimodal",
+    },
+}
+
+
+class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
+    """What the pipelines share: videos to clips, batches, and windows that slide over long videos."""
+
+    _load_processor = False
+    # None: where there is one, as transformers' pipeline has it
+    _load_image_processor: bool | None = False
+    _load_video_processor: bool | None = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        # Of saved code: `pipeline` has put classes there, with which a configuration cannot be saved
+        vars(model.config).pop("custom_pipelines", None)
+
+    def _video_parameters(
+        self,
+        num_frames: int | None = None,
+        frame_sampling_rate: int | None = None,
+        window_seconds: float | None = None,
+        stride_seconds: float | None = None,
+    ) -> dict[str, Any]:
+        """Those that are set, after checking them."""
+        for name, value in {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}.items():
+            _check_count(name, value)
+        seconds = {"window_seconds": window_seconds, "stride_seconds": stride_seconds}
+        check_seconds(**{name: value for name, value in seconds.items() if value is not None})
+        parameters = {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate, **seconds}
+        return {name: value for name, value in parameters.items() if value is not None}
+
+    def __call__(self, inputs: Any, **kwargs: Any) -> Any:
+        """Classify one video or several; see the class."""
+        if inputs is None:
+            raise ValueError(f"The pipeline {self.task!r} needs a video or a list of videos, got None.")
+        if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 5:
+            inputs = list(inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
+        if isinstance(inputs, Generator):
+            inputs = _Stream(inputs)  # transformers 5.11 would read a generator to its end
+        if isinstance(inputs, list | Dataset):
+            return super().__call__(inputs, **kwargs)
+        return super().__call__([inputs], **kwargs)[0]
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        """Answers for the inputs, one after the other, batch by batch.
+
+        As in Pipeline, which refuses batches without a tokenizer or an image processor.
+        """
+        params = dict(preprocess_params)
+        window, stride = params.pop("window_seconds", None), params.pop("stride_seconds", None)
+        if window is not None:
+            windows = self._cut(inputs, params, window, stride)
+            return self._pack(windows, batch_size, params, forward_params, postprocess_params)
+        if stride is not None:
+            raise ValueError(f"`stride_seconds` of {stride} needs `window_seconds`.")
+        dataset: Any
+        if isinstance(inputs, Sized):
+            dataset = PipelineDataset(inputs, self.preprocess, params)
+        else:
+            dataset, num_workers = PipelineIterator(inputs, self.preprocess, params), min(num_workers, 1)
+        return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params)
+
+    def _run(
+        self,
+        dataset: Any,
+        num_workers: int,
+        batch_size: int,
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
+        return iter(PipelineIterator(outputs, self.postprocess, postprocess_params))
+
+    def _cut(
+        self, videos: Iterable[Any], params: dict[str, Any], window: float, stride: float | None
+    ) -> Iterator[tuple[int, VideoWindow]]:
+        """The windows of all videos, with the number of the video."""
+
+        def sample(num_frames: int) -> list[int]:
+            metadata = VideoMetadata(total_num_frames=num_frames)
+            return list(self.video_processor.sample_frames(metadata, **self._sampling(**params)))
+
+        for number, video in enumerate(videos):
+            for part in sliding_windows(video, sample, window, stride):
+                yield number, part
+
+    def _pack(
+        self,
+        windows: Iterator[tuple[int, VideoWindow]],
+        batch_size: int,
+        params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[list[dict[str, Any]]]:
+        """The answers for the windows of each video, in a list per video."""
+        places: deque[tuple[int, tuple[float, float]]] = deque()  # of the windows of the present batch
+
+        def clips() -> Iterator[dict[str, Any]]:
+            for number, window in windows:
+                places.append((number, (window.start, window.end)))
+                yield self.preprocess(window, **params)
+
+        # Windows are read one after the other from one open file: no worker could help
+        answers = self._run(_Stream(clips()), 0, batch_size, forward_params, postprocess_params)
+        numbered = ((*places.popleft(), labels) for labels in answers)
+        for _, group in itertools.groupby(numbered, key=lambda answer: answer[0]):
+            yield [{"timestamp": timestamp, "labels": labels} for _, timestamp, labels in group]
+
+    def _sampling(self, num_frames: int | None = None, frame_sampling_rate: int | None = None) -> dict[str, Any]:
+        """What the video processor is told of the frames to take."""
+        sampling: dict[str, Any] = {"num_frames": num_frames or self.model.config.num_frames}
+        if frame_sampling_rate is not None:
+            sampling |= {"sampling_strategy": "dense", "frame_sampling_rate": frame_sampling_rate}
+        return sampling
+
+    def preprocess(
+        self, video: Any, num_frames: int | None = None, frame_sampling_rate: int | None = None
+    ) -> dict[str, Any]:
+        """One video, or the clip of one window, to `pixel_values` (1, T, 3, S, S)."""
+        if isinstance(video, VideoWindow):
+            inputs = self.video_processor(video.frames, do_sample_frames=False, return_tensors="pt")
+        else:
+            if isinstance(video, Image.Image) or getattr(video, "ndim", 4) != 4:
+                raise ValueError(
+                    f"A list holds several videos, not the frames of one: got {type(video).__name__} as a video. "
+                    "Stack the frames of a video to an array (T, H, W, 3), or put them into a list in the list."
+                )
+            sampling = self._sampling(num_frames, frame_sampling_rate)
+            inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **sampling)
+        if len(inputs["pixel_values"]) != 1:
+            raise ValueError(f"A video is one file or the frames of one, got {len(inputs['pixel_values'])} in a list.")
+        return dict(inputs.to(self.dtype))
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
+        """As every pipeline; the video processor, which these leave out, is saved, too."""
+        super().save_pretrained(save_directory, **kwargs)
+        self.video_processor.save_pretrained(save_directory, **kwargs)
+
+
+class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeline):  # type: ignore[misc]
+    """Video classification with either of ILA's classification models.
+
+    For other models, transformers' own pipeline is made instead.
+
+    Args of the pipeline and of its call:
+        inputs (call only): A video, as [`ILAVideoProcessor`] takes it (path, URL, bytes, file object, array or tensor
+            of frames), a list of videos, or a generator or data set of them, whose answers are then generated.
+        top_k (int, defaults to 5): How many classes are named, at most.
+        num_frames (int, optional): T. Default: as in the configuration of the model.
+        frame_sampling_rate (int, optional): Take T frames at this distance from the middle of the video, instead of T
+            frames spread over it.
+        function_to_apply ("softmax", "sigmoid" or "none", optional): Default: sigmoid for models with several labels
+            per video, softmax for others.
+        window_seconds (float, optional): Classify every window of this length by itself, for files of any length; see
+            [`sliding_windows`].
+        stride_seconds (float, optional): From the start of a window to that of the next. Default: `window_seconds`.
+        batch_size (int, defaults to 1): Videos, or windows, that the model takes at a time.
+
+    Returns:
+        For a video, a list of `{"score", "label"}`, the best first. With `window_seconds`, a list with a
+        `{"timestamp": (start, end), "labels": [...]}` per window, in seconds. For a list of videos, a list of these.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+
+    >>> classify = pipeline("video-classification", model="path/to/model")
+    >>> classify("clip.mp4", top_k=1)
+    [{'score': 0.97, 'label': 'juggling balls'}]
+    >>> classify("film.mp4", top_k=1, window_seconds=4.0, batch_size=8)[1]
+    {'timestamp': (4.0, 8.0), 'labels': [{'score': 0.91, 'label': 'playing cello'}]}
+    ```
+
+    Raises:
+        VideoReadError: For a file that cannot be read; the message names it.
+        ValueError: For numbers below 1, and for models without classes.
+    """
+
+    _load_image_processor = None
+    _load_video_processor = None
+
+    def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Make transformers' pipeline for models of others; None: as pickle makes an object."""
+        model_type = getattr(getattr(model, "config", None), "model_type", None)
+        if model is not None and model_type != ILAConfig.model_type:
+            return VideoClassificationPipeline(model, *args, **kwargs)
+        return super().__new__(cls)
+
+    def check_model_type(self, supported_models: Any) -> None:
+        """Refuse models without classes; transformers knows ILA's heads by name only where they are registered."""
+        if not hasattr(self.model, "class_texts") and not hasattr(self.model, "classifier"):
+            raise ValueError(
+                f"{type(self.model).__name__} has no classes: load the model with AutoModelForVideoClassification, or "
+                f"make a pipeline {ZERO_SHOT_VIDEO_CLASSIFICATION!r}."
+            )
+
+    def _sanitize_parameters(
+        self, top_k: int | None = None, function_to_apply: str | None = None, **video: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        _check_count("top_k", top_k)
+        parameters = self._video_parameters(**video)
+        postprocess = super()._sanitize_parameters(top_k=top_k, function_to_apply=function_to_apply)[2]
+        if function_to_apply is None:
+            postprocess.pop("function_to_apply", None)  # transformers 5.11 has softmax for every model
+        return parameters, {}, postprocess
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> ModelOutput:
+        # Without the scalars of the output, which are of all videos of a batch
+        return ModelOutput(logits=self.model(**model_inputs).logits)
+
+    def postprocess(
+        self, model_outputs: ModelOutput, top_k: int = 5, function_to_apply: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Logits (1, K) to the best classes."""
+        if function_to_apply is None:
+            is_multi_label = self.model.config.problem_type == "multi_label_classification"
+            function_to_apply = "sigmoid" if is_multi_label else "softmax"
+        answer: list[dict[str, Any]] = super().postprocess(model_outputs, top_k, function_to_apply)
+        return answer
+
+
+class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
+    """Video classification with class names that are given at the call.
+
+    Takes [`ILAModel`] and [`ILAForVideoTextClassification`], and their processor.
+
+    Args of the pipeline and of its call:
+        inputs, num_frames, frame_sampling_rate, window_seconds, stride_seconds, batch_size:
+            See [`ILAVideoClassificationPipeline`].
+        candidate_labels (list of str, or str): Names of the classes; a string holds several, separated by commas.
+        hypothesis_template (str, defaults to "{}"): Text of a class; its name takes the place of {}. The published
+            models were trained with the names alone.
+
+    Returns:
+        For a video, a list of `{"score", "label"}`, one for every name, the best first. The scores add up to 1. For
+        windows and lists see [`ILAVideoClassificationPipeline`].
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+
+    >>> classify = pipeline("zero-shot-video-classification", model="path/to/model")
+    >>> classify("clip.mp4", candidate_labels=["juggling balls", "playing cello"])
+    [{'score': 0.98, 'label': 'juggling balls'}, {'score': 0.02, 'label': 'playing cello'}]
+    ```
+
+    Raises:
+        VideoReadError: For a file that cannot be read; the message names it.
+        ValueError: Without `candidate_labels`, for equal ones and for texts that are too long, for a template without
+            {}, and for models without a text tower.
+    """
+
+    _load_tokenizer = True
+
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        super().__init__(model, *args, **kwargs)
+        # AutoModel loads the trunk of a linear classifier with a text tower that was never trained
+        architectures = self.model.config.architectures or []
+        if not hasattr(self.model, "video_text_logits") or "ILAForVideoClassification" in architectures:
+            name = architectures[0] if architectures else type(self.model).__name__
+            raise ValueError(
+                f"{name} has no text tower to compare videos with texts: take an ILAModel or an "
+                "ILAForVideoTextClassification."
+            )
+        for name, part in {"tokenizer": self.tokenizer, "video_processor": self.video_processor}.items():
+            if part is None:
+                raise ValueError(f"The pipeline {self.task!r} needs `{name}`.")
+
+    def _sanitize_parameters(
+        self, candidate_labels: Any = None, hypothesis_template: str | None = None, **video: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        forward: dict[str, Any] = {}
+        if candidate_labels is not None:
+            forward["candidate_labels"] = _as_labels(candidate_labels)
+        if hypothesis_template is not None:
+            if "{}" not in hypothesis_template:
+                raise ValueError(f"`hypothesis_template` must contain {{}}, got {hypothesis_template!r}.")
+            forward["hypothesis_template"] = hypothesis_template
+        return self._video_parameters(**video), forward, {}
+
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Iterator[Any]:
+        """As for other pipelines; the texts are encoded once, for all videos."""
+        labels = forward_params.get("candidate_labels")
+        if labels is None:
+            raise ValueError("`candidate_labels` is missing: pass the names of the classes.")
+        features = self._encode(labels, forward_params.get("hypothesis_template", "{}"))
+        return super().get_iterator(
+            inputs,
+            num_workers,
+            batch_size,
+            preprocess_params,
+            {"text_features": features},
+            {**postprocess_params, "candidate_labels": labels},
+        )
+
+    def _encode(self, labels: list[str], template: str) -> torch.Tensor:
+        """Text features (K, E), not normalised."""
+        texts = [template.replace("{}", label) for label in labels]
+        input_ids = ILAClassTexts(self.model.config).tokenize(texts, self.tokenizer)
+        with self.device_placement(), torch.no_grad():
+            features: torch.Tensor = self.model.get_text_features(
+                input_ids.to(self.device), return_dict=True
+            ).pooler_output
+        return features
+
+    def _forward(self, model_inputs: dict[str, torch.Tensor], text_features: torch.Tensor) -> ModelOutput:
+        vision_outputs = self.model.get_video_features(**model_inputs, return_dict=True)
+        return ModelOutput(logits=self.model.video_text_logits(vision_outputs, text_features)[0])
+
+    def postprocess(self, model_outputs: ModelOutput, candidate_labels: list[str]) -> list[dict[str, Any]]:
+        """Logits (1, K) to all classes, the best first."""
+        scores, order = model_outputs["logits"][0].softmax(-1).sort(descending=True)
+        return [
+            {"score": score, "label": candidate_labels[i]}
+            for score, i in zip(scores.tolist(), order.tolist(), strict=True)
+        ]
+
+
+class _Stream(IterableDataset):  # type: ignore[type-arg]
+    """An iterator, once, as a DataLoader takes it."""
+
+    def __init__(self, items: Iterator[Any]):
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.items
+
+
+def _collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    return {name: torch.cat([item[name] for item in items]) for name in items[0]}
+
+
+def _check_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+
+
+def _as_labels(candidate_labels: Any) -> list[str]:
+    if isinstance(candidate_labels, str):
+        candidate_labels = [label.strip() for label in candidate_labels.split(",")]
+    labels = list(candidate_labels)
+    if not labels or not all(isinstance(label, str) and label for label in labels):
+        raise ValueError(f"`candidate_labels` must be names, at least one, none of them empty; got {labels!r}.")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"`candidate_labels` must be different, got {twice} more than once.")
+    return labels
+
+
+def register_pipelines() -> None:
+    """Have `transformers.pipeline` make these pipelines; once or more often.
+
+    "video-classification" stays as it is for the models of others.
+    """
+    PIPELINE_REGISTRY.supported_tasks[VIDEO_CLASSIFICATION]["impl"] = ILAVideoClassificationPipeline
+    PIPELINE_REGISTRY.supported_tasks[ZERO_SHOT_VIDEO_CLASSIFICATION] = {
+        "impl": ILAZeroShotVideoClassificationPipeline,
+        "pt": (AutoModel,),
+        "type": "multimodal",
+    }
+
+
+# The copy of the code that is saved beside a model serves that model
+if not IS_REMOTE_CODE:
+    register_pipelines()
+
+__all__ = ["ILAVideoClassificationPipeline", "ILAZeroShotVideoClassificationPipeline", "register_pipelines"]

@@ -1,0 +1,60 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The code goes along with a saved model, for `trust_remote_code=True` where this package is not installed.
+
+transformers copies the file of a class that has `_auto_class`, and every file of the same folder that it imports with
+`from .name import`, directly or not. Files with tests or training are none of these, so they are not copied.
+"""
+
+from typing import Any
+
+from torch import nn
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+
+# Is this a copy, from which transformers loads one model?
+IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
+_CLASSIFIERS = ("ILAForVideoTextClassification", "ILAForVideoClassification")
+
+
+class ILARemoteCodeMixin:
+    """For models: what the auto classes and `pipeline` read of the saved code, and no change by being such code."""
+
+    config: Any
+    _auto_class: str | None = "AutoModel"
+
+    def _initialize_weights(self, module: nn.Module, *is_custom_code: bool) -> None:
+        """For custom code, modules without parameters of their own are passed over when weights are initialised.
+
+        CLIP initialises the projections of such modules (attention, MLP) from the module, and so does ILA. The
+        argument has several names in transformers, and is true for copies and for classes of other packages.
+        """
+        parent: Any = super()
+        parent._initialize_weights(module)
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As in every model, with the names of the classes in the configuration."""
+        # Imported here, as it imports this file; by this line it is copied
+        from .pipeline_ila import CUSTOM_PIPELINES
+
+        parent: Any = super()
+        self.config.auto_map = self._auto_map()
+        if self.config.model_type == "ila":
+            self.config.custom_pipelines = CUSTOM_PIPELINES
+        try:
+            parent.save_pretrained(*args, **kwargs)
+        finally:
+            # Where it stays, transformers makes no pipeline without `trust_remote_code`
+            vars(self.config).pop("custom_pipelines", None)
+
+    def _auto_map(self) -> dict[str, str]:
+        """Which class of the saved code each auto class loads; as it is where the package is installed."""
+        name = next(base.__name__ for base in type(self).__mro__ if base.__module__.endswith("modeling_ila"))
+        auto_map = {"AutoConfig": f"configuration_ila.{type(self.config).__name__}"}
+        if self.config.model_type != "ila":
+            return {**auto_map, "AutoModel": f"modeling_ila.{name}"}
+        classifier = name if name in _CLASSIFIERS else _CLASSIFIERS[0]
+        return {
+            **auto_map,
+            "AutoModel": "modeling_ila.ILAModel",
+            "AutoModelForVideoClassification": f"modeling_ila.{classifier}",
+        }

@@ -1,0 +1,385 @@
+"""The pipelines against the processor, the model and a loop."""
+
+import functools
+import http.server
+import logging
+import math
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from PIL import Image
+from torch.utils.data import Dataset
+from transformers import (
+    VideoClassificationPipeline,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEVideoProcessor,
+    pipeline,
+)
+
+from ila_hf import ILAForVideoClassification, ILAModel, ILAProcessor, VideoReadError, read_video
+from ila_hf.pipeline_ila import (
+    ILAVideoClassificationPipeline,
+    ILAZeroShotVideoClassificationPipeline,
+    register_pipelines,
+)
+from ila_hf.tiny import tiny_processor
+
+
+register_pipelines()
+TASKS = ("video-classification", "zero-shot-video-classification")
+LABELS = ["a dog runs", "a cat sleeps", "moving left"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model = make_model()
+    model.save_pretrained(folder)
+    tiny_processor(model.config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def classify(folder):
+    return pipeline("video-classification", model=folder)
+
+
+@pytest.fixture(scope="module")
+def zero_shot(folder):
+    return pipeline("zero-shot-video-classification", model=folder)
+
+
+@pytest.fixture(scope="module")
+def scores_of(classify, folder):
+    """Softmax scores by label, from the processor and the model."""
+    processor = ILAProcessor.from_pretrained(folder)
+
+    def scores_of(video, model=classify.model, labels=None, **sampling):
+        inputs = processor(videos=video, return_tensors="pt", videos_kwargs={"do_sample_frames": True, **sampling})
+        with torch.no_grad():
+            if labels is None:
+                labels, logits = list(model.config.id2label.values()), model(**inputs).logits
+            else:
+                inputs |= processor(text=labels, padding=True, return_tensors="pt")
+                logits = model(**inputs).logits
+        return dict(zip(labels, logits.softmax(-1)[0].tolist(), strict=True))
+
+    return scores_of
+
+
+def check(answers, scores, top_k=None):
+    best = sorted(scores, key=scores.get, reverse=True)[:top_k]
+    assert [answer["label"] for answer in answers] == best
+    assert [answer["score"] for answer in answers] == pytest.approx([scores[label] for label in best], abs=1e-5)
+
+
+def test_pipelines_are_registered(classify, zero_shot, folder, caplog):
+    assert type(classify) is ILAVideoClassificationPipeline
+    assert type(zero_shot) is ILAZeroShotVideoClassificationPipeline
+    with caplog.at_level(logging.INFO, "transformers"):
+        register_pipelines()
+        again = pipeline("video-classification", model=folder)
+    assert type(again) is ILAVideoClassificationPipeline
+    assert "already registered" not in caplog.text
+    assert "not supported" not in caplog.text
+
+
+def test_everything_that_is_a_video(classify, scores_of, video_file):
+    scores = scores_of(video_file)
+    frames = read_video(video_file)[0]
+    images = [Image.fromarray(frame.permute(1, 2, 0).numpy()) for frame in frames]
+    videos = [str(video_file), video_file, video_file.read_bytes(), frames, frames.permute(0, 2, 3, 1).numpy()]
+    for video in videos:
+        check(classify(video, top_k=4), scores, 4)
+    with open(video_file, "rb") as file:
+        check(classify(file), scores, 5)
+    for answers in classify([*videos, images], top_k=1, batch_size=4):
+        check(answers, scores, 1)
+    for answers in (*classify(torch.stack([frames] * 2)), *classify((video_file,))):
+        check(answers, scores, 5)
+    assert classify([]) == []
+
+
+def test_urls(classify, scores_of, numbered_video):
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=numbered_video.parent)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        answers = classify(f"http://127.0.0.1:{server.server_address[1]}/{numbered_video.name}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    check(answers, scores_of(numbered_video), 5)
+
+
+class Files(Dataset):
+    def __init__(self, files):
+        self.files = files
+
+    def __len__(self):
+        return len(self.files)
+
+    def __getitem__(self, i):
+        return self.files[i]
+
+
+def test_batches_and_streams(classify, scores_of, video_file, numbered_video, monkeypatch):
+    sizes = []
+    forward = type(classify.model).forward
+    monkeypatch.setattr(
+        type(classify.model),
+        "forward",
+        lambda self, pixel_values: sizes.append(len(pixel_values)) or forward(self, pixel_values),
+    )
+    files = [str(video_file), str(numbered_video), str(video_file)]
+    expected = [scores_of(file) for file in files]
+    sizes.clear()
+    for videos in (files, (file for file in files), Files(files)):
+        for answer, scores in zip(classify(videos, batch_size=2), expected, strict=True):
+            check(answer, scores, 5)
+    assert sizes == [2, 1] * 3
+
+
+def test_a_stream_is_not_read_ahead(classify, video_file):
+    taken = []
+
+    def files():
+        for i in range(10):
+            taken.append(i)
+            yield str(video_file)
+
+    stream = iter(classify(files(), batch_size=2))
+    next(stream)
+    assert len(taken) < 6
+
+
+def test_frames_are_taken_as_asked(classify, zero_shot, scores_of, numbered_video):
+    check(classify(numbered_video, num_frames=4), scores_of(numbered_video, num_frames=4), 5)
+    frames = read_video(numbered_video, [*range(8, 32, 3)])[0]  # 8 frames, 3 apart, from the middle of 40
+    check(classify(numbered_video, frame_sampling_rate=3), scores_of(frames), 5)
+    check(zero_shot(numbered_video, candidate_labels=LABELS, frame_sampling_rate=3), scores_of(frames, labels=LABELS))
+    configured = pipeline(
+        "video-classification", model=classify.model, video_processor=classify.video_processor, frame_sampling_rate=3
+    )
+    check(configured(numbered_video), scores_of(frames), 5)
+    assert classify(numbered_video) != configured(numbered_video)
+
+
+def test_several_labels_per_video(tiny_model, clips):
+    model = tiny_model(ILAForVideoClassification, num_labels=4, problem_type="multi_label_classification")
+    classify = pipeline(
+        "video-classification", model=model, video_processor=tiny_processor(model.config).video_processor
+    )
+    frames = (clips[0] * 40 + 128).clamp(0, 255).byte()
+    inputs = classify.video_processor(frames, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    for arguments, scores in (
+        ({}, logits.sigmoid()),
+        ({"function_to_apply": "softmax"}, logits.softmax(0)),
+        ({"function_to_apply": "none"}, logits),
+    ):
+        answers = classify(frames, **arguments)
+        assert [answer["score"] for answer in answers] == pytest.approx(scores.sort(descending=True)[0].tolist())
+    with pytest.raises(ValueError, match="function_to_apply"):
+        classify(frames, function_to_apply="relu")
+
+
+@pytest.mark.parametrize("stride", [None, 0.5])
+@pytest.mark.parametrize("task", TASKS)
+def test_windows_are_classified_as_if_cut_out(
+    task, stride, classify, zero_shot, scores_of, numbered_video, video_file
+):
+    pipe, arguments, labels = classify, {"top_k": 5}, None
+    if task == "zero-shot-video-classification":
+        pipe, arguments, labels = zero_shot, {"candidate_labels": LABELS}, LABELS
+    files = [numbered_video, video_file]
+    arguments |= {"window_seconds": 1.2, "stride_seconds": stride}
+    if stride is None:
+        del arguments["stride_seconds"]
+    answers = pipe(files, batch_size=3, **arguments)
+    assert pipe(numbered_video, **arguments) == [
+        {"timestamp": a["timestamp"], "labels": [{**b, "score": pytest.approx(b["score"])} for b in a["labels"]]}
+        for a in answers[0]
+    ]
+    assert [[a["timestamp"] for a in video] for video in pipe((f for f in files), batch_size=2, **arguments)] == [
+        [a["timestamp"] for a in video] for video in answers
+    ]
+    for file, fps, windows in zip(files, (10, 25), answers, strict=True):
+        frames = read_video(file)[0]
+        start = 0.0
+        for window in windows:
+            first, last = (math.ceil(second * fps - 1e-6) for second in (start, start + 1.2))
+            piece = frames[first:last]
+            end = min(start + 1.2, len(frames) / fps)
+            assert window["timestamp"] == pytest.approx((start, end))
+            check(window["labels"], scores_of(piece, labels=labels), 5)
+            start += stride or 1.2
+        assert windows[-1]["timestamp"][1] == pytest.approx(len(frames) / fps)
+    assert len(answers[0]) == (4 if stride is None else 7)
+
+
+def test_sampling_in_windows(classify, scores_of, video_file):
+    frames = read_video(video_file)[0][:25]
+    (first, *_) = classify(video_file, window_seconds=1, frame_sampling_rate=3, num_frames=4)
+    # The middle of the 25 frames of the window
+    check(first["labels"], scores_of(frames[[6, 9, 12, 15]], num_frames=4), 5)
+    uniform = pipeline(
+        "video-classification",
+        model=classify.model,
+        video_processor=type(classify.video_processor).from_dict(
+            {**classify.video_processor.to_dict(), "sampling_strategy": "uniform"}
+        ),
+    )
+    (first, *_) = uniform(video_file, window_seconds=1)
+    check(first["labels"], scores_of(frames, sampling_strategy="uniform"), 5)
+
+
+def test_zero_shot(zero_shot, classify, scores_of, video_file, numbered_video):
+    assert type(zero_shot.model) is ILAModel
+    scores = scores_of(video_file, labels=LABELS)
+    check(zero_shot(video_file, candidate_labels=LABELS), scores)
+    check(zero_shot(str(video_file), candidate_labels=" a dog runs,a cat sleeps ,moving left"), scores)
+    texts = [f"a video of {label}." for label in LABELS]
+    expected = dict(zip(LABELS, scores_of(video_file, labels=texts).values(), strict=True))
+    check(zero_shot(video_file, candidate_labels=LABELS, hypothesis_template="a video of {}."), expected)
+    # The classes of the model themselves
+    own = list(classify.model.config.id2label.values())
+    check(zero_shot(video_file, candidate_labels=own), scores_of(video_file))
+    for answers, file in zip(
+        zero_shot([video_file, numbered_video], candidate_labels=LABELS, batch_size=2),
+        (video_file, numbered_video),
+        strict=True,
+    ):
+        check(answers, scores_of(file, labels=LABELS))
+
+
+def test_zero_shot_with_a_classification_model(classify, zero_shot, folder, video_file):
+    processor = ILAProcessor.from_pretrained(folder)
+    pipe = pipeline(
+        "zero-shot-video-classification",
+        model=classify.model,
+        tokenizer=processor.tokenizer,
+        video_processor=processor.video_processor,
+        candidate_labels=LABELS,
+    )
+    assert pipe(video_file) == zero_shot(video_file, candidate_labels=LABELS)
+
+
+def test_texts_are_encoded_once(zero_shot, video_file, monkeypatch):
+    calls = []
+    encode = ILAModel.get_text_features
+    monkeypatch.setattr(ILAModel, "get_text_features", lambda *a, **k: calls.append(1) or encode(*a, **k))
+    zero_shot([video_file] * 3, candidate_labels=LABELS)
+    zero_shot(video_file, candidate_labels=LABELS, window_seconds=0.3)
+    assert len(calls) == 2
+
+
+def test_models_without_texts_or_classes(tiny_model, folder, tmp_path):
+    linear = tiny_model(ILAForVideoClassification, num_labels=3)
+    processor = ILAProcessor.from_pretrained(folder)
+    linear.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    parts = {"tokenizer": processor.tokenizer, "video_processor": processor.video_processor}
+    for model in (linear, str(tmp_path)):
+        with pytest.raises(ValueError, match="ILAForVideoClassification has no text tower"):
+            pipeline("zero-shot-video-classification", model=model, **parts)
+    with pytest.raises(ValueError, match="ILAModel has no classes"):
+        pipeline("video-classification", model=tiny_model(ILAModel), video_processor=processor.video_processor)
+    with pytest.raises(ValueError, match="needs `tokenizer`"):
+        ILAZeroShotVideoClassificationPipeline(tiny_model(ILAModel), video_processor=processor.video_processor)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_frames": 0}, "`num_frames` must be a whole number of at least 1, got 0"),
+        ({"top_k": 0}, "`top_k` must be a whole number of at least 1, got 0"),
+        ({"top_k": 1.5}, "`top_k` must be a whole number of at least 1, got 1.5"),
+        ({"frame_sampling_rate": -1}, "`frame_sampling_rate` must be a whole number of at least 1, got -1"),
+        ({"window_seconds": 0}, "`window_seconds` must be a positive number of seconds, got 0"),
+        ({"stride_seconds": 1.0}, "`stride_seconds` of 1.0 needs `window_seconds`"),
+    ],
+)
+def test_bad_numbers(classify, video_file, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        classify(video_file, **arguments)
+
+
+def test_bad_videos(classify, video_file):
+    for arguments in ({}, {"window_seconds": 1.0}):
+        with pytest.raises(VideoReadError, match=r"nowhere.mp4': there is no such file"):
+            classify("nowhere.mp4", **arguments)
+    with pytest.raises(ValueError, match="needs a video or a list of videos, got None"):
+        classify(None)
+    with pytest.raises(ValueError, match="not the frames of one: got Image"):
+        classify([Image.new("RGB", (40, 40))] * 8)
+    with pytest.raises(ValueError, match="got 2 in a list"):
+        classify([[str(video_file)] * 2])
+    with pytest.raises(ValueError, match="Got Tensor, whose frames have no time stamps"):
+        classify(torch.zeros(8, 3, 40, 40, dtype=torch.uint8), window_seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "`candidate_labels` is missing"),
+        ({"candidate_labels": []}, "at least one"),
+        ({"candidate_labels": "cat,,dog"}, "none of them empty"),
+        ({"candidate_labels": ["cat", "dog", "cat"]}, r"must be different, got \['cat'\]"),
+        ({"candidate_labels": LABELS, "hypothesis_template": "a video"}, "must contain {}, got 'a video'"),
+        ({"candidate_labels": ["x" * 100, "y"]}, "has 102 tokens; the text tower takes 77"),
+    ],
+)
+def test_bad_texts(zero_shot, video_file, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        zero_shot(video_file, **arguments)
+
+
+def test_saved_pipelines_load(classify, zero_shot, tmp_path, video_file):
+    classify.save_pretrained(tmp_path / "classes")
+    zero_shot.save_pretrained(tmp_path / "texts")
+    again = pipeline("video-classification", model=str(tmp_path / "classes"))
+    check(again(video_file), {answer["label"]: answer["score"] for answer in classify(video_file)})
+    again = pipeline("zero-shot-video-classification", model=str(tmp_path / "texts"))
+    scores = {answer["label"]: answer["score"] for answer in zero_shot(video_file, candidate_labels=LABELS)}
+    check(again(video_file, candidate_labels=LABELS), scores)
+    again = pickle.loads(pickle.dumps(classify))
+    check(again(video_file), {answer["label"]: answer["score"] for answer in classify(video_file)})
+
+
+def test_other_models_have_the_pipeline_of_transformers(video_file):
+    config = VideoMAEConfig(
+        image_size=32,
+        patch_size=16,
+        num_frames=8,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_labels=3,
+    )
+    model = VideoMAEForVideoClassification(config).eval()
+    processor = VideoMAEVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    ours = pipeline("video-classification", model=model, video_processor=processor)
+    stock = VideoClassificationPipeline(model, video_processor=processor, task="video-classification")
+    assert type(ours) is VideoClassificationPipeline
+    frames = read_video(video_file)[0]
+    assert ours(frames, top_k=2) == stock(frames, top_k=2)
+    assert ours([frames, frames], frame_sampling_rate=2) == stock([frames, frames], frame_sampling_rate=2)
+    with pytest.raises(TypeError, match="window_seconds"):
+        ours(frames, window_seconds=1.0)
+
+
+def test_half_precision(folder, video_file, classify):
+    pipe = pipeline("video-classification", model=folder, dtype=torch.bfloat16)
+    assert pipe.model.dtype == torch.bfloat16
+    expected = {answer["label"]: answer["score"] for answer in classify(video_file)}
+    got = {answer["label"]: answer["score"] for answer in pipe(video_file)}
+    assert got == pytest.approx(expected, abs=0.05)
+    assert np.isfinite(list(got.values())).all()
