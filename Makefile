@@ -21,8 +21,9 @@ demo: .venv/installed  ## make videos, train a small ILA on them, evaluate it, r
 	$(BIN)/python examples/run_video_classification.py examples/configs/demo.json
 	$(BIN)/python examples/demo_report.py --model outputs/demo/model --videos outputs/demo/videos/validation
 
-test: .venv/installed  ## run the tests
-	$(BIN)/python -m pytest
+# One process per core, and one thread in each: they would wait for each other
+test: .venv/installed  ## run the tests, one process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 test-slow: .venv/installed  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
