@@ -36,6 +36,13 @@ def test_rows_and_columns(script):
     assert list(table()) == ["", *script.STATED, *script.TRIED]
 
 
+def test_readme_shows_rows_of_the_page():
+    section = README.read_text().split("## Beside other models")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert set(rows) <= set((ROOT / "docs/comparison.md").read_text().splitlines())
+
+
 def test_own_accuracies_are_those_of_the_readme(script):
     published = {
         line.split("`")[1]: line.split(" | ")[1] for line in README.read_text().splitlines() if "| `ila-" in line

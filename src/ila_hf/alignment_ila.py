@@ -290,7 +290,7 @@ class ILAAlignedResidual(ILATemporalModule):
         """Mean of what a frame is as previous and as current frame of its pairs: twice (B, M, ...) -> (B, T, ...)."""
         if pairs.paired_with_itself:
             return (previous + current) / 2
-        # The first and the last frame, in one pair each, are counted twice. No part has a length that only some T have.
+        # The first and the last frame, in one pair each, count twice; every part exists for every T.
         as_previous = torch.cat([previous, current[:, -1:]], dim=1)
         as_current = torch.cat([previous[:, :1], current], dim=1)
         return (as_previous + as_current) / 2
