@@ -45,5 +45,19 @@ def pull(folder):
     (folder / "answers.json").write_text(json.dumps(answers))
 
 
+def export(folder):
+    """Export what is on the Hub and run it without torch."""
+    import onnxruntime
+    from safetensors.numpy import load_file, save_file
+
+    from ila_hf.__main__ import main
+
+    for kind in KINDS:
+        main(["export", "--model", f"tester/golden-{kind}", "--output_dir", str(folder / f"{kind}-onnx")])
+        session = onnxruntime.InferenceSession(folder / f"{kind}-onnx" / "model.onnx")
+        clips = load_file(folder / f"{kind}.safetensors")["pixel_values"]
+        save_file({"logits": session.run(["logits"], {"pixel_values": clips})[0]}, folder / f"{kind}-onnx.safetensors")
+
+
 if __name__ == "__main__":
-    {"push": push, "pull": pull}[sys.argv[1]](Path(sys.argv[2]))
+    {"push": push, "pull": pull, "export": export}[sys.argv[1]](Path(sys.argv[2]))

@@ -11,7 +11,6 @@ import onnxruntime
 import pytest
 import torch
 from conftest import make_model
-from test_golden import converted_model
 
 import ila_hf.export_ila
 from ila_hf import (
@@ -96,17 +95,6 @@ def test_the_text_tower_is_not_in_the_file(classifier):
 def test_the_file_does_not_tell_where_it_was_made(classifier):
     _, path = classifier
     assert b"modeling_ila.py" not in path.read_bytes()
-
-
-@pytest.mark.parametrize("kind", ["k400", "ssv2"])
-def test_onnx_gives_the_golden_logits(kind, tmp_path):
-    """Those of the original implementation."""
-    model, clips, expected = converted_model(kind)
-    export_onnx(model.eval(), tmp_path / "model.onnx", num_frames=clips.shape[1])
-    logits = run_onnx(tmp_path / "model.onnx", clips)["logits"]
-    golden = expected["eval.logits"].reshape(logits.shape)
-    torch.testing.assert_close(logits, golden, atol=1e-4, rtol=0)
-    assert torch.equal(logits.argmax(1), golden.argmax(1))
 
 
 @torch.no_grad()

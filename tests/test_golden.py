@@ -1,7 +1,7 @@
 """Golden values of the original implementation, for both kinds of released checkpoints.
 
-Ours are computed twice: from the converted weights, and from what a process without the package has pulled from a Hub
-(`golden_chain.py`), with the code that was pushed beside the weights, as model, pipeline and ONNX.
+Ours are computed twice: from the converted weights, and from what was pushed to a Hub and pulled (`golden_chain.py`),
+by a process without the package, with the code beside the weights, as model and as pipeline, and by onnxruntime.
 
 `fixtures/official/*.json` tell how to make every weight again; `*_expected.safetensors` hold what the original code
 computed from them in float32 on a CPU. To renew them, run the original implementation on the same weights.
@@ -78,7 +78,7 @@ def pulled(tmp_path_factory):
         processor.save_pretrained(folder / kind)
         save_file({"pixel_values": clips, "labels": expected["labels"]}, folder / f"{kind}.safetensors")
     with HubServer() as hub:
-        for command in ("push", "pull"):
+        for command in ("push", "pull", "export"):
             environment = hub.environment(folder / f"home-{command}", hub.add_token())
             result = subprocess.run(
                 [sys.executable, script, command, folder],
@@ -192,6 +192,12 @@ def test_pipeline(kind, pulled):
         for entry in answer:
             number = int(entry["label"].removeprefix("LABEL_"))
             assert entry["score"] == pytest.approx(float(scores[number]), abs=2e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_onnx(kind, pulled):
+    golden = load_file(FIXTURES / f"{kind}_expected.safetensors")["eval.logits"]
+    check_close(load_file(pulled / f"{kind}-onnx.safetensors")["logits"], golden, atol=1e-4)
 
 
 def interaction_marker(weights):
