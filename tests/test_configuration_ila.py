@@ -118,3 +118,16 @@ def test_plain_clip_configurations_are_taken_over(tmp_path):
     config = ILAConfig(vision_config=CLIPVisionConfig(hidden_size=1024, num_attention_heads=16))
     assert isinstance(config.vision_config, ILAVisionConfig)
     assert config.vision_config.hidden_size == 1024
+
+
+@pytest.mark.parametrize("fields", [{"interaction_token": True}, {"architecture": "released", "mask_peak": 2.0}])
+def test_fields_of_the_trunk_belong_into_its_configuration(fields):
+    with pytest.raises(ValueError, match=r"write `vision_config=\{.*not `"):
+        ILAConfig(**fields)
+
+
+def test_preset_with_a_field_of_the_trunk():
+    with pytest.raises(ValueError, match="\"first_frame\": 'self'"):
+        ILAConfig.from_preset("ila-base-patch16", first_frame="self")
+    config = ILAConfig.from_preset("ila-base-patch16", vision_config={"first_frame": "self"})
+    assert config.vision_config.first_frame == "self"

@@ -11,7 +11,14 @@ from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 from transformers.integrations import PeftAdapterMixin
 
-from ila_hf import ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification, ILAModel, ILAVisionModel
+from ila_hf import (
+    ILAConfig,
+    ILAForVideoClassification,
+    ILAForVideoTextClassification,
+    ILAModel,
+    ILATextModel,
+    ILAVisionModel,
+)
 from ila_hf.adapters import lora_config
 from ila_hf.motion_videos import MOTIONS
 from ila_hf.optimization import parameter_groups
@@ -141,6 +148,12 @@ def test_options_replace_the_defaults(tiny_model):
     assert (config.r, config.lora_alpha, config.lora_dropout, config.modules_to_save) == (4, 2, 0.1, ["prompt"])
     with pytest.raises(ValueError, match="ILAForVideoClassification has no text tower"):
         lora_config(tiny_model(ILAForVideoClassification), text=True)
+    with pytest.raises(ValueError, match="`rank` must be at least 1, got 0"):
+        lora_config(model, rank=0)
+    with pytest.raises(ValueError, match="`text` must be True"):
+        lora_config(tiny_model(ILATextModel))
+    text_tower = get_peft_model(tiny_model(ILATextModel), lora_config(tiny_model(ILATextModel), text=True))
+    assert any("lora_A" in name for name, _ in text_tower.named_parameters())
 
 
 def test_a_tower_alone(tiny_model, clips):

@@ -85,3 +85,13 @@ def test_pipeline(folder, video_file, caplog):
     assert [answer["score"] for answer in answers] == pytest.approx(scores.topk(3).values.tolist(), abs=1e-5)
     assert "not supported" not in caplog.text
     assert len(classify([str(video_file)] * 2, num_frames=4)) == 2
+
+
+def test_what_is_no_video_is_refused(video_file):
+    processor = tiny_processor(tiny_config())
+    with pytest.raises(ValueError, match="takes no `images`, got str: pass `videos=`"):
+        processor(str(video_file), return_tensors="pt")
+    with pytest.raises(ValueError, match="takes no `audio`"):
+        processor(audio=[0.0], videos=video_file)
+    with pytest.raises(ValueError, match="neither videos nor texts"):
+        processor()

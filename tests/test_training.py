@@ -1,5 +1,6 @@
 """ILATrainer: what it adds to the Trainer, on clips of noise."""
 
+import copy
 import json
 import math
 
@@ -172,6 +173,26 @@ def test_only_complete_checkpoints_are_resumed(make_trainer, tmp_path):
     assert trainer.losses.total_batches == 4
     with pytest.raises(OSError, match="no average of the weights"):
         make_trainer(clips=16, max_steps=4, ema_decay=0.9).train(resume_from_checkpoint=str(run / "checkpoint-2"))
+
+
+def test_a_finished_run_is_not_resumed_for_another_step(make_trainer, tmp_path, tiny_model):
+    arguments = {"max_steps": 3, "save_strategy": "steps", "save_steps": 3, "learning_rate": 1e-3}
+    first = make_trainer(**arguments)  # two steps an epoch: it ends in the middle of the second
+    first.train()
+    second = make_trainer(model=tiny_model(), **arguments)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 3
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_the_token_is_kept_and_not_saved(make_trainer, tmp_path):
+    trainer = make_trainer(hub_token="hf_secret")
+    assert copy.deepcopy(trainer.args).hub_token == "hf_secret"
+    trainer.save_model()
+    assert b"hf_secret" not in (tmp_path / "run" / "training_args.bin").read_bytes()
+    assert trainer.args.hub_token == "hf_secret"
 
 
 def test_a_stream_keeps_its_passes_over_a_resume(make_trainer, tmp_path, tiny_model):

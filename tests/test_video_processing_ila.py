@@ -7,7 +7,14 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import VideoMAEVideoProcessor
 
-from ila_hf import ILAConfig, ILAVideoProcessor, VideoReadError, read_video, sample_frame_indices
+from ila_hf import (
+    ILAConfig,
+    ILAVideoProcessor,
+    VideoReadError,
+    read_video,
+    sample_frame_indices,
+    video_processing_ila,
+)
 
 
 @pytest.fixture
@@ -220,3 +227,17 @@ def test_a_file_that_is_not_a_video_is_named(processor, tmp_path):
     path.write_text("hello")
     with pytest.raises(VideoReadError, match=r"text\.mp4"):
         processor(path)
+
+
+def test_frames_that_are_scaled_already_are_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(video_processing_ila.logger, "warning_once", told.append)
+    frames = torch.rand(4, 3, 32, 32)
+    processor = ILAVideoProcessor()
+    processor(255 * frames, return_tensors="pt")
+    processor(frames, do_rescale=False, return_tensors="pt")
+    processor((255 * frames).to(torch.uint8), return_tensors="pt")
+    assert told == []
+    processor(frames, return_tensors="pt")
+    assert len(told) == 1
+    assert "do_rescale=False" in told[0]

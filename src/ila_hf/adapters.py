@@ -3,7 +3,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from .modeling_ila import ILAPreTrainedModel
+from .modeling_ila import ILAPreTrainedModel, ILATextModel
 
 
 if TYPE_CHECKING:
@@ -34,13 +34,17 @@ def lora_config(
             that the adapters are neither scaled up nor down.
 
     Raises:
-        ValueError: If `text` is asked of a model without a text tower.
+        ValueError: For a rank below 1, and if `text` does not fit the towers that the model has.
         ImportError: If peft is not installed.
     """
     from peft import LoraConfig
 
-    if text and not hasattr(model, "text_model"):
+    if rank < 1:
+        raise ValueError(f"`rank` must be at least 1, got {rank}.")
+    if text and not hasattr(model, "text_model") and not isinstance(model, ILATextModel):
         raise ValueError(f"{type(model).__name__} has no text tower: `text` must be False.")
+    if not text and isinstance(model, ILATextModel):
+        raise ValueError("ILATextModel is a text tower: `text` must be True.")
     # One of the towers on its own has no such prefix
     prefix = r"((vision|text)_model\.)?" if text else r"(vision_model\.)?"
     linears = f"({_ATTENTION}|{_MLP})" if mlp else _ATTENTION

@@ -5,6 +5,7 @@ Everything in which the published variants differ is a field here; no code is ed
 Letters in shapes: B clips, T frames, N = h·w patches, L = 1 + N tokens, D vision width, E projection width, K classes.
 """
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -35,6 +36,10 @@ _PRESETS: dict[str, tuple[str, str, int, int, int]] = {
 }
 PRESET_NAMES = tuple(_PRESETS)
 _NUM_LABELS = {"k400": 400, "ssv2": 174}
+
+
+def _names(config_class: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(config_class)}
 
 
 def _require(condition: bool, field: str, value: Any, allowed: str) -> None:
@@ -228,6 +233,10 @@ class ILAConfig(CLIPConfig):
             fields = {**fields, **again}
             fields.pop("model_type", None)
             setattr(self, key, config_class(**fields))
+        misplaced = sorted((_names(ILAVisionConfig) - _names(CLIPVisionConfig)) & kwargs.keys())
+        if misplaced:
+            given = ", ".join(f'"{name}": {kwargs[name]!r}' for name in misplaced)
+            raise ValueError(f"Of the visual trunk: write `vision_config={{{given}}}`, not `{misplaced[0]}=...`.")
         # With them, transformers makes no pipeline without `trust_remote_code`; ours are registered
         if not __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             kwargs.pop("custom_pipelines", None)

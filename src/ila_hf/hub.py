@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import CheckpointError
@@ -19,6 +20,9 @@ CHECKPOINTS = f"{PREFIX_CHECKPOINT_DIR}-*"
 IGNORE_FILE = ".gitignore"
 # Lists of files of this machine: of no use to others
 IGNORED = ("/unreadable_videos.jsonl*", "/predictions.csv")
+
+# What the client raises: errors of its HTTP library, whose name has changed, of the system, and of names and cards
+_HUB_ERRORS = (*HfHubHTTPError.__bases__, ValueError)
 
 _ADVICE = {
     401: "Log in with `hf auth login`, or set HF_TOKEN to a token with write permission.",
@@ -96,7 +100,7 @@ def push_folder(
             commit_message=message,
             token=token,
             revision=revision,
-            ignore_patterns=[CHECKPOINTS],
+            ignore_patterns=[CHECKPOINTS, *(pattern.removeprefix("/") for pattern in IGNORED)],
         )
 
 
@@ -116,7 +120,9 @@ def pushing(repo_id: str, folder: str | Path | None = None, revision: str | None
         yield
     except (CheckpointError, PushError):  # of the disk, and of a push inside of this one
         raise
-    except Exception as error:  # of huggingface_hub, its HTTP library, or the network
+    except Exception as error:
+        if not any(isinstance(each, _HUB_ERRORS) for each in (error, error.__cause__)):
+            raise
         reason, advice = _explain(error)
         text = f"Cannot push to {repo_id!r}: {reason}. {advice}"
         if folder is not None:

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 
@@ -29,6 +30,22 @@ class ILAProcessor(ProcessorMixin):
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
         super().__init__(video_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> BatchFeature:
+        """Process videos, texts, or both; the arguments are those of every processor.
+
+        Raises:
+            ValueError: For images or audio, and for neither videos nor texts.
+        """
+        for name, value in {"images": images, "audio": audio}.items():
+            if value is not None:
+                raise ValueError(f"ILAProcessor takes no `{name}`, got {type(value).__name__}: pass `videos=`.")
+        if text is None and videos is None:
+            raise ValueError("ILAProcessor got neither videos nor texts: pass `videos=`, `text=` or both.")
+        features: BatchFeature = super().__call__(text=text, videos=videos, **kwargs)
+        return features
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> list[str]:
         """As every processor; one that has been saved stays equal to the one that is loaded."""

@@ -34,7 +34,7 @@ def save_quantized(model: ILAPreTrainedModel, folder: str | Path, **kwargs: Any)
     for file in Path(folder).glob("*.safetensors"):
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
-        names = json.loads(metadata["tensor_names"])
+        names = json.loads((metadata or {}).get("tensor_names", "[]"))  # of torchao; other files may lie there
         if all("." in name for name in names):
             continue
         metadata["tensor_names"] = json.dumps([name for name in names if "." in name])

@@ -6,6 +6,7 @@ of the mask jitter, losses in parts, evaluation over several views. What is draw
 clip, step and process only, and a checkpoint counts when all of it has been written.
 """
 
+import copy
 import math
 import shutil
 import warnings
@@ -121,8 +122,20 @@ class ILATrainingArguments(TrainingArguments):
             raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but the token: arguments are saved beside the model, and pushed with it."""
+        """For pickle: all but the token. The Trainer pickles arguments beside the model, and pushes them with it."""
         return {**self.__dict__, "hub_token": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ILATrainingArguments":
+        """A copy with the token, which `copy` would lose by `__getstate__`."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __copy__(self) -> "ILATrainingArguments":
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
 
 def batch_losses(outputs: Any, accelerator: Accelerator, step: int, learning_rate: float) -> dict[str, float]:
@@ -380,6 +393,14 @@ class ILATrainer(Trainer):
         self.model.__dict__.pop("_is_accelerate_prepared", None)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         return result._replace(training_loss=result.metrics["train_loss"])
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """A pass over the data. The Trainer looks whether it has finished after a step only, and would go on with one
+        when a finished run is resumed."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """The optimizer over the groups of [`parameter_groups`]."""

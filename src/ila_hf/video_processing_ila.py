@@ -17,6 +17,7 @@ from transformers.image_utils import (
     infer_channel_dimension_format,
 )
 from transformers.processing_utils import VideosKwargs
+from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor, BatchFeature
 from transformers.video_utils import (
     VideoMetadata,
@@ -27,6 +28,9 @@ from transformers.video_utils import (
 from .configuration_ila import ILAConfig
 from .sampling import SamplingStrategy, sample_frame_indices
 from .video_reading import FrameSampler, is_video_source, read_video
+
+
+logger = logging.get_logger(__name__)
 
 
 class ILAVideoProcessorKwargs(VideosKwargs, total=False):
@@ -58,8 +62,9 @@ class ILAVideoProcessor(BaseVideoProcessor):
             True: sample `num_frames` (or `fps`) from everything. False: keep all frames, which are the clips one after
             the other. Default: sample from files and decoders, and where there are several clips; keep frames that
             were already decoded.
-        size (dict, defaults to {"shortest_edge": 256}): One view: the short side is resized to 256·(S / 224).
-        crop_size (dict, defaults to {"height": 224, "width": 224}): S × S from the centre.
+        size (dict, optional): `{"shortest_edge": 256}` if not given. One view: the short side is resized to it, which
+            for the published models is 256·(S / 224).
+        crop_size (dict, optional): S × S from the centre, `{"height": 224, "width": 224}` if not given.
         kwargs: As in every video processor of transformers.
 
     Example:
@@ -173,6 +178,12 @@ class ILAVideoProcessor(BaseVideoProcessor):
             sampler,
             kwargs.pop("input_data_format", None),
         )
+        do_rescale = self.do_rescale if kwargs.get("do_rescale") is None else kwargs["do_rescale"]
+        if do_rescale and any(video.is_floating_point() and 0 < float(video.max()) <= 1 for video in videos):
+            logger.warning_once(
+                "Frames of floating point are taken to be in [0, 255], as those of uint8; these are at most 1. Pass "
+                "`do_rescale=False` for frames in [0, 1]."
+            )
         lengths = [len(video) for video in videos]
         if any(length % num_clips for length in lengths):
             raise ValueError(f"Videos of {lengths} frames make no {num_clips} clips each: sample frames.")

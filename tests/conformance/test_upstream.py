@@ -24,6 +24,9 @@ def test_the_mixins_are_available():
 def test_a_failed_download_names_the_command(tmp_path, monkeypatch):
     monkeypatch.delenv(upstream.NO_DOWNLOAD, raising=False)
     monkeypatch.setattr(transformers, "__version__", "5.0.0.nowhere")
+    monkeypatch.setattr(
+        subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "No matching distribution")
+    )
     with pytest.raises(upstream.UpstreamUnavailableError, match=r"pip download .*transformers==5\.0\.0\.nowhere"):
         upstream.fetch(tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
