@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from hub_server import HubServer, check_card
@@ -70,7 +71,7 @@ def run(hub, words, home, token=None):
 
 def report(hub, code, folder, home, token=None):
     """What a piece of code puts into `report`."""
-    file = folder / "code.py"
+    file = folder / "program.py"
     file.write_text(START + code + "\n(folder / 'report.json').write_text(json.dumps(report))\n")
     done = run(hub, [file, folder], home, token)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -156,6 +157,8 @@ except OSError as error:
 """
 
 
+# The clients before it ask huggingface.co whether a card is valid, whatever HF_ENDPOINT is
+@pytest.mark.skipif(huggingface_hub.__version__ < "2", reason="this client checks cards at huggingface.co only")
 def test_what_was_pushed_is_what_is_loaded(hub, tiny_model, video_file, tmp_path):
     save(tmp_path / "first", tiny_model())
     save(tmp_path / "second", tiny_model(), change=0.01)

@@ -101,9 +101,8 @@ def test_automatic_device_map_keeps_layers_together(model, clips, tmp_path):
     whole = type(model).from_pretrained(tmp_path / "model", device_map="auto")
     check_logits(whole.eval(), clips, expected)
     for size in (1.5, 2.5):
-        found = infer_auto_device_map(
-            model, {0: int(size * layer), "cpu": 10**9}, no_split_module_classes=model._no_split_modules
-        )
+        limits = {0: int(size * layer), "cpu": 10**9}
+        found = infer_auto_device_map(model, limits, no_split_module_classes=list(model._no_split_modules))
         assert "cpu" in found.values()
         assert not any(re.search(r"\.layers\.\d+\.", name) for name in found)
 

@@ -5,12 +5,15 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 from transformers import AutoModelForVideoClassification, TorchAoConfig
 
 from ila_hf import ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.quantization import save_quantized
 from ila_hf.tiny import tiny_tokenizer
+
+
+pytest.importorskip("torchao", reason="it needs a newer torch than the lowest that is supported")
+from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
 
 
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)

@@ -241,3 +241,8 @@ def test_frames_that_are_scaled_already_are_told(monkeypatch):
     processor(frames, return_tensors="pt")
     assert len(told) == 1
     assert "do_rescale=False" in told[0]
+
+
+def test_fps_needs_a_frame_rate():
+    with pytest.raises(ValueError, match="`fps` of 2 needs the frame rate"):
+        ILAVideoProcessor()(torch.zeros(8, 3, 32, 32, dtype=torch.uint8), fps=2, do_sample_frames=True)

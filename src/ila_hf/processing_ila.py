@@ -4,7 +4,7 @@
 from typing import Any
 
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 
 
 class ILAProcessor(ProcessorMixin):
@@ -32,19 +32,22 @@ class ILAProcessor(ProcessorMixin):
         super().__init__(video_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
 
     def __call__(
-        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+        self,
+        images: Any = None,
+        text: Any = None,
+        videos: Any = None,
+        audio: Any = None,
+        **kwargs: Unpack[ProcessingKwargs],
     ) -> BatchFeature:
-        """Process videos, texts, or both; the arguments are those of every processor.
+        """Process videos, texts, or both; as in every processor, what it has no part for is left out.
 
         Raises:
-            ValueError: For images or audio, and for neither videos nor texts.
+            ValueError: For neither videos nor texts.
         """
-        for name, value in {"images": images, "audio": audio}.items():
-            if value is not None:
-                raise ValueError(f"ILAProcessor takes no `{name}`, got {type(value).__name__}: pass `videos=`.")
         if text is None and videos is None:
-            raise ValueError("ILAProcessor got neither videos nor texts: pass `videos=`, `text=` or both.")
-        features: BatchFeature = super().__call__(text=text, videos=videos, **kwargs)
+            given = f" (`images` is {images!r:.50})" if images is not None else ""
+            raise ValueError(f"ILAProcessor got neither videos nor texts{given}: pass `videos=`, `text=` or both.")
+        features: BatchFeature = super().__call__(images, text, videos, audio, **kwargs)
         return features
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> list[str]:

@@ -132,6 +132,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
         if fps is not None:
             if num_clips != 1:
                 raise ValueError(f"`fps` takes one clip, got `num_clips` of {num_clips}.")
+            if metadata.fps is None:
+                raise ValueError(f"`fps` of {fps} needs the frame rate of the video: pass `video_metadata`.")
             return cast("list[int]", default_sample_indices_fn(metadata, fps=fps).tolist())
         indices: list[int] = []
         for clip in range(num_clips):

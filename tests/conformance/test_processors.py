@@ -85,6 +85,11 @@ class ILAProcessorTest(mixins.processing_common.ProcessorTesterMixin, unittest.T
     processor_class = ILAProcessor
     videos_input_name = "pixel_values"
 
+    def test_processor_text_has_no_visual(self):
+        if not hasattr(self.get_processor(), "image_processor"):  # 5.11 would try; later versions skip as here
+            self.skipTest(f"{self.processor_class} doesn't support images with text.")
+        super().test_processor_text_has_no_visual()
+
     @classmethod
     def _setup_tokenizer(cls):
         return tiny_tokenizer()
