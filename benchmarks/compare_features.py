@@ -24,6 +24,7 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
     VideoMAEConfig,
     VideoMAEForVideoClassification,
+    VideoMAEImageProcessor,
     VideoMAEVideoProcessor,
     VideoPrismClipModel,
     VideoPrismConfig,
@@ -34,6 +35,7 @@ from transformers import (
     VJEPA2VideoProcessor,
     XCLIPConfig,
     XCLIPModel,
+    XCLIPProcessor,
     pipeline,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
@@ -59,7 +61,7 @@ class Family:
         name: Column of the table.
         model: Makes what is tried: the classifier or, where there is none, the model with texts.
         text_model: Makes the model that takes clips and texts, if there is one.
-        processor: Makes what turns a file into clips, if there is a video processor.
+        processor: Makes what turns a video into clips.
         pixels: Name of the argument for clips.
         causal: Makes the model with the option that is to make it causal in time, if there is one.
         search: Makes the model with the option that is to embed texts without the video, if there is one.
@@ -68,7 +70,7 @@ class Family:
     name: str
     model: Callable[[], Any]
     text_model: Callable[[], Any] | None
-    processor: Callable[[], Any] | None
+    processor: Callable[[], Any]
     pixels: str = "pixel_values"
     causal: Callable[[], Any] | None = None
     search: Callable[[], Any] | None = None
@@ -128,6 +130,12 @@ def _with_sizes(processor_class: Any) -> Callable[[], Any]:
     return lambda: processor_class(**sizes)
 
 
+def _xclip_processor() -> XCLIPProcessor:
+    """With the image processor of the published models."""
+    tokenizer = tiny_processor(tiny_config()).tokenizer
+    return XCLIPProcessor(_with_sizes(VideoMAEImageProcessor)(), tokenizer)
+
+
 FAMILIES = [
     Family(
         "ILA, this package",
@@ -137,7 +145,7 @@ FAMILIES = [
         causal=lambda: _ila(vision={"first_frame": "self"}),
         search=lambda: _ila(ILAModel, prompt_num_hidden_layers=0),
     ),
-    Family("X-CLIP", _xclip, _xclip, None),
+    Family("X-CLIP", _xclip, _xclip, _xclip_processor),
     Family("VideoMAE", _videomae, None, _with_sizes(VideoMAEVideoProcessor)),
     Family("V-JEPA 2", _vjepa2, None, _with_sizes(VJEPA2VideoProcessor), "pixel_values_videos"),
     Family(
@@ -212,7 +220,8 @@ def embeds_texts_alone(family: Family) -> str | bool | None:
 
 def pipeline_takes_files(family: Family) -> str | bool:
     """The video-classification pipeline classifies a file; "with num_frames" where it has to be told their number."""
-    processor = None if family.processor is None else family.processor()
+    processor = family.processor()
+    processor = getattr(processor, "video_processor", processor)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip.mp4"
         frames, _, fps = draw_clip(0)
@@ -227,26 +236,27 @@ def pipeline_takes_files(family: Family) -> str | bool:
         return "with `num_frames`" if _works(lambda: classify(num_frames=FRAMES)) else False
 
 
+def _shapes(family: Family, video: torch.Tensor, **views: int) -> list[tuple[int, ...]]:
+    """The shapes of the clips that the processor makes of a video: sampled, and as it does by itself."""
+    shapes = []
+    for sampling in ({"num_frames": FRAMES, "do_sample_frames": True}, {}):
+        try:
+            output = family.processor()(videos=video, return_tensors="pt", **sampling, **views)
+        except Exception:  # of whatever class: they differ from processor to processor
+            continue
+        shapes.append(tuple(output[family.pixels].shape))
+    return shapes
+
+
 def repeats_frames(family: Family) -> bool:
     """The processor makes a clip of eight frames from a video of three."""
-    if family.processor is None:
-        return False
-    processor = family.processor()
-    video = torch.zeros(3, 3, 40, 40, dtype=torch.uint8)
-    return _works(lambda: processor(video, num_frames=FRAMES, do_sample_frames=True, return_tensors="pt"))
+    return (1, FRAMES, 3, SIZE, SIZE) in _shapes(family, torch.zeros(3, 3, 40, 40, dtype=torch.uint8))
 
 
 def makes_views(family: Family) -> bool:
     """The processor cuts a video into clips × crops."""
-    if family.processor is None:
-        return False
     video = torch.zeros(20, 3, 40, 60, dtype=torch.uint8)
-    views = {"num_clips": 2, "num_crops": 3}
-    try:
-        output = family.processor()(video, num_frames=FRAMES, do_sample_frames=True, return_tensors="pt", **views)
-    except Exception:
-        return False
-    return output[family.pixels].shape == (1, 6, FRAMES, 3, SIZE, SIZE)
+    return (1, 6, FRAMES, 3, SIZE, SIZE) in _shapes(family, video, num_clips=2, num_crops=3)
 
 
 def takes_other_frame_counts(family: Family) -> bool:
@@ -361,7 +371,10 @@ STATED = {
     "Something-Something v2 top-1, published": [
         *("70.2, ViT-L", "70.2, ViT-L", "–", "75.4, ViT-L", "77.3, ViT-g, frozen", "68.5, ViT-g, frozen")
     ],
-    "training script": ["yes, exact resume", "yes", "no", "no, a guide", "no", "no"],
+    "training script": [
+        *("yes, exact resume", "yes", "Trainer, no script", "Trainer, a guide", "Trainer, no script"),
+        "Trainer, no script",
+    ],
 }
 
 # Row -> the function that tries it, and the cell of the original code (its main.py, datasets/build.py, models/mit.py)

@@ -8,6 +8,7 @@ Counted by torch.utils.flop_counter on the meta device and halved: multiply-adds
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from ila_hf import PRESET_NAMES, ILAConfig, ILAVisionModel
 
@@ -18,12 +19,30 @@ PUBLISHED = dict(zip(PRESET_NAMES, (40, 75, 149, 295, 673, 3130, 214, 438, 907, 
 def trunk_flops(name: str, **arguments) -> float:
     """Multiply-adds, in 1e9, of the trunk of a preset for one view."""
     config = ILAConfig.from_preset(name, **arguments)
-    size = config.vision_config.image_size
+    return _count(ILAVisionModel, config.vision_config, 1, config.num_frames)
+
+
+def clip_flops(name: str) -> float:
+    """The same of CLIP's vision transformer, which sees as many frames, each by itself."""
+    config = ILAConfig.from_preset(name)
+    fields = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    )
+    clip = CLIPVisionConfig(**{field: getattr(config.vision_config, field) for field in fields})
+    return _count(CLIPVisionModel, clip, config.num_frames)
+
+
+def _count(model_class: type, config: CLIPVisionConfig, *batch: int) -> float:
     with torch.device("meta"):
-        model = ILAVisionModel(config.vision_config).eval()
-        clips = torch.empty(1, config.num_frames, 3, size, size)
+        model = model_class(config).eval()
+        frames = torch.empty(*batch, 3, config.image_size, config.image_size)
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(clips)
+            model(frames)
     return counter.get_total_flops() / 2e9
 
 
@@ -36,7 +55,7 @@ def main() -> None:
         others = (
             trunk_flops(name, interaction_token=True),
             trunk_flops(name, architecture="released"),
-            trunk_flops(name, vision_config={"alignment_layers": []}),
+            clip_flops(name),
         )
         cells = " | ".join(f"{value:.1f}" for value in others)
         print(f"| `{name}` | {published} | {paper:.1f} | {100 * (paper / published - 1):+.1f} % | {cells} |")

@@ -1,8 +1,12 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Settings of the documentation site, which `make docs` builds. Nothing here needs the network."""
 
+import dataclasses
+import inspect
 import re
 from pathlib import Path
+
+from docutils import nodes
 
 import ila_hf
 
@@ -12,6 +16,7 @@ author = "The ila_hf authors"
 version = release = ila_hf.__version__
 html_title = f"ila_hf {release}"
 html_theme = "furo"
+smartquotes = False  # flags begin with two hyphens; `write_dashes` sees to the dashes
 exclude_patterns = ["_build"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 
@@ -34,9 +39,28 @@ nitpick_ignore_regex = [
 ]
 
 
+def own_fields(obj):
+    """The fields of a dataclass that its bases do not have."""
+    if not dataclasses.is_dataclass(obj):
+        return []
+    inherited = {name for base in obj.__mro__[1:] for name in vars(base).get("__dataclass_fields__", ())}
+    return [field for field in dataclasses.fields(obj) if field.name not in inherited]
+
+
+def describe_fields(app, what, name, obj, options, lines):
+    """Add arguments whose description is the help of a command's flag."""
+    described = [field for field in own_fields(obj) if "help" in field.metadata]
+    if described:
+        lines += ["Args:"]
+    for field in described:
+        kind = inspect.formatannotation(field.type)
+        lines.append(f"    {field.name} ({kind}, defaults to {field.default}): {field.metadata['help']}")
+
+
 def convert_docstring(app, what, name, obj, options, lines):
     """Write [`X`] as a reference of Sphinx and a fenced example as a block of code, before napoleon sees them."""
     text = "\n".join(lines)
+    text = re.sub(r"(?m)^( *\w+) \(([^()]*, [^()]*)\), (\w+) \(\2\):", r"\1, \3 (\2):", text)  # one type for both
     text = re.sub(r"\[`~?(?:transformers|torch)\.([\w.]+)`\]", r"`\1`", text)
     text = re.sub(r"\[`~?([\w.]+)`\]", r":py:obj:`~.\1`", text)
     text = re.sub(r"(: )([A-Z]\.)(?=\s|$)", r"\1\\\2", text)  # "T." is a size here, not item 20 of a list
@@ -47,8 +71,11 @@ def convert_docstring(app, what, name, obj, options, lines):
 
 
 def shorten_signature(app, what, name, obj, options, signature, return_annotation):
-    """Leave out signatures of dozens of fields, most of them those of transformers."""
-    return ("(...)", return_annotation) if signature and len(signature) > 700 else None
+    """Of signatures of dozens of fields, most of them those of transformers, leave the class's own."""
+    if not signature or len(signature) <= 700:
+        return None
+    own = [f"{field.name}={field.default!r}" for field in own_fields(obj) if field.repr and field.init]
+    return (f"({', '.join([*own, '**kwargs'])})", return_annotation)
 
 
 def skip_member(app, what, name, obj, skip, options):
@@ -65,8 +92,17 @@ def unlink_folders(app, page, source):
     source[0] = re.sub(r"\[([^\]]+)\]\((\.\./[^)\s]+)\)", replace, source[0])
 
 
+def write_dashes(app, doctree):
+    """Between an argument and its description Sphinx and napoleon put two hyphens."""
+    for text in list(doctree.findall(nodes.Text)):
+        if " -- " in text and not isinstance(text.parent, nodes.literal | nodes.literal_block):
+            text.parent.replace(text, nodes.Text(text.replace(" -- ", " – ")))
+
+
 def setup(app):
+    app.connect("autodoc-process-docstring", describe_fields, priority=300)
     app.connect("autodoc-process-docstring", convert_docstring, priority=400)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("autodoc-skip-member", skip_member)
     app.connect("source-read", unlink_folders)
+    app.connect("doctree-read", write_dashes)

@@ -1,6 +1,7 @@
 """The table of docs/comparison.md: every cell is tried again."""
 
 import pytest
+import torch
 import transformers
 from pages import README, ROOT
 from test_examples import load_script
@@ -52,6 +53,13 @@ def test_own_accuracies_are_those_of_the_readme(script):
         f"{published['ila-large-patch14-336-16-frames']}, ViT-L",
         f"{published['ila-large-patch14-336-16-frames-ssv2']}, ViT-L",
     ]
+
+
+def test_processors_are_asked(script):
+    """A "no" is not for want of a processor, or because it fails: of eight frames each makes a clip."""
+    video = torch.zeros(8, 3, 40, 60, dtype=torch.uint8)
+    for family in script.FAMILIES:
+        assert script._shapes(family, video) == [(1, 8, 3, 32, 32)] * 2, family.name
 
 
 def test_probes_can_say_no(script, monkeypatch):

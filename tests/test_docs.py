@@ -1,5 +1,6 @@
 """The pages of docs: snippets run, flags and links exist, and the site builds without a warning."""
 
+import html
 import re
 import zlib
 from urllib.parse import urlsplit
@@ -114,4 +115,14 @@ def test_site_builds_and_knows_every_public_name(tmp_path, capfd):
     page = (tmp_path / "api.html").read_text()
     assert "[<code" not in page
     assert "```" not in page
+    text = html.unescape(re.sub(r"<[^>]+>", "", page))
+    assert "Built-in immutable sequence" not in text  # the docstring of tuple
+    assert "(...)" not in text
+    assert "ILATrainingArguments(new_lr_factor=1.0, warmup_epochs=None, " in text
+    assert "new_lr_factor (float, defaults to 1.0) – Weights that are not CLIP's" in text
+    assert re.search(r"top1 and top5 –|temporal_accuracy and static_accuracy –", text) is None
+    assert re.search(r"[(\s]–[a-z_]+|\s--\s", text) is None  # flags keep their hyphens, and only they
+    for line in text.splitlines():  # a colon in the head of an argument parts it, and leaves its bracket open
+        head = line.split(" – ")[0]
+        assert " – " not in line or head.count("(") == head.count(")"), line
     assert (tmp_path / "index.html").is_file()

@@ -7,12 +7,13 @@ import math
 import pickle
 import threading
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from conftest import make_model
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     VideoClassificationPipeline,
     VideoMAEConfig,
@@ -134,7 +135,7 @@ def test_batches_and_streams(classify, scores_of, video_file, numbered_video, mo
     monkeypatch.setattr(
         type(classify.model),
         "forward",
-        lambda self, pixel_values: sizes.append(len(pixel_values)) or forward(self, pixel_values),
+        lambda self, pixel_values, **kwargs: sizes.append(len(pixel_values)) or forward(self, pixel_values, **kwargs),
     )
     files = [str(video_file), str(numbered_video), str(video_file)]
     expected = [scores_of(file) for file in files]
@@ -156,6 +157,90 @@ def test_a_stream_is_not_read_ahead(classify, video_file):
     stream = iter(classify(files(), batch_size=2))
     next(stream)
     assert len(taken) < 6
+
+
+def test_everything_that_holds_videos(classify, scores_of, video_file, numbered_video):
+    files = [str(video_file), str(numbered_video)]
+    expected = [scores_of(file) for file in files]
+    column = datasets.Dataset.from_dict({"video": files})["video"]
+    stream = datasets.IterableDataset.from_generator(lambda: ({"video": file} for file in files))["video"]
+    for videos in (map(str, files), iter(files), column, stream):
+        answers = classify(videos, batch_size=2, top_k=3)
+        assert not isinstance(answers, list)
+        for answer, scores in zip(answers, expected, strict=True):
+            check(answer, scores, 3)
+    assert [len(answer) for answer in classify(column, window_seconds=2.0)] == [1, 2]
+
+
+def test_streams_take_no_workers(classify, scores_of, video_file, monkeypatch):
+    """Which would need to pickle a generator, where they do not start as copies."""
+    workers = []
+    monkeypatch.setattr(
+        "ila_hf.pipeline_ila.DataLoader", lambda *a, **k: workers.append(k["num_workers"]) or DataLoader(*a, **k)
+    )
+    (answer,) = classify((file for file in [video_file]), num_workers=2)
+    check(answer, scores_of(video_file), 5)
+    assert workers == [0]
+
+
+def test_views_are_averaged(classify, zero_shot, scores_of, numbered_video, video_file):
+    """4 clips × 3 crops, as the papers test: the mean of the scores of 12 views."""
+    processor = type(classify.video_processor).from_dict(
+        {**classify.video_processor.to_dict(), "num_clips": 4, "num_crops": 3}
+    )
+    files = [numbered_video, video_file]
+    windows = [read_video(numbered_video)[0][:20], read_video(numbered_video)[0][20:]]
+
+    def mean_of(video, model, **text):
+        views = processor(video, do_sample_frames=True, return_tensors="pt").pixel_values[0]
+        assert views.shape == (12, 8, 3, 32, 32)
+        with torch.no_grad():
+            return model(pixel_values=views, **text).logits.softmax(-1).mean(0).tolist()
+
+    several = pipeline("video-classification", model=classify.model, video_processor=processor)
+    names = list(classify.model.config.id2label.values())
+    expected = {file: dict(zip(names, mean_of(file, classify.model), strict=True)) for file in files}
+    for file, answer in zip(files, several(files, batch_size=2), strict=True):
+        check(answer, expected[file], 5)
+    answers = several(numbered_video, window_seconds=2.0, batch_size=2)
+    for answer, frames in zip(answers, windows, strict=True):
+        check(answer["labels"], dict(zip(names, mean_of(frames, classify.model), strict=True)), 5)
+
+    several = pipeline(
+        "zero-shot-video-classification",
+        model=zero_shot.model,
+        video_processor=processor,
+        tokenizer=zero_shot.tokenizer,
+    )
+    texts = zero_shot.tokenizer(LABELS, padding=True, return_tensors="pt")
+    for file, answer in zip(files, several(files, candidate_labels=LABELS, batch_size=2), strict=True):
+        check(answer, dict(zip(LABELS, mean_of(file, classify.model, **texts), strict=True)))
+
+
+def test_a_processor_in_place_of_its_parts(classify, zero_shot, folder, video_file):
+    processor = ILAProcessor.from_pretrained(folder)
+    pipe = pipeline("video-classification", model=classify.model, processor=processor)
+    assert pipe(video_file) == classify(video_file)
+    pipe = pipeline("zero-shot-video-classification", model=zero_shot.model, processor=processor)
+    assert pipe(video_file, candidate_labels=LABELS) == zero_shot(video_file, candidate_labels=LABELS)
+    other = tiny_processor(classify.model.config).video_processor
+    pipe = pipeline("video-classification", model=classify.model, processor=processor, video_processor=other)
+    assert pipe.video_processor is other
+
+
+def test_a_configuration_that_asks_for_tuples(folder, video_file, classify, zero_shot):
+    for task, pipe, arguments in zip(TASKS, (classify, zero_shot), ({}, {"candidate_labels": LABELS}), strict=True):
+        tuples = pipeline(task, model=folder)
+        tuples.model.config.return_dict = False
+        assert tuples(video_file, **arguments) == pipe(video_file, **arguments)
+
+
+def test_numbers_of_numpy(classify, video_file):
+    numbers = {"num_frames": 4, "frame_sampling_rate": 2, "top_k": 2}
+    arguments = {name: np.int64(number) for name, number in numbers.items()}
+    assert classify(video_file, **arguments) == classify(video_file, **numbers)
+    windows = classify(video_file, window_seconds=np.float64(0.5), **arguments)
+    assert windows == classify(video_file, window_seconds=0.5, **numbers)
 
 
 def test_frames_are_taken_as_asked(classify, zero_shot, scores_of, numbered_video):
@@ -289,6 +374,14 @@ def test_models_without_texts_or_classes(tiny_model, folder, tmp_path):
     for model in (linear, str(tmp_path)):
         with pytest.raises(ValueError, match="ILAForVideoClassification has no text tower"):
             pipeline("zero-shot-video-classification", model=model, **parts)
+    linear.save_pretrained(tmp_path / "without_texts")
+    processor.video_processor.save_pretrained(tmp_path / "without_texts")
+    with pytest.raises(ValueError, match="ILAForVideoClassification has no text tower"):
+        pipeline("zero-shot-video-classification", model=str(tmp_path / "without_texts"))
+    for task in TASKS:
+        model = tiny_model(ILAModel) if task.startswith("zero") else linear
+        with pytest.raises(ValueError, match="needs `video_processor`"):
+            pipeline(task, model=model, tokenizer=processor.tokenizer)
     with pytest.raises(ValueError, match="ILAModel has no classes"):
         pipeline("video-classification", model=tiny_model(ILAModel), video_processor=processor.video_processor)
     with pytest.raises(ValueError, match="needs `tokenizer`"):
@@ -301,6 +394,7 @@ def test_models_without_texts_or_classes(tiny_model, folder, tmp_path):
         ({"num_frames": 0}, "`num_frames` must be a whole number of at least 1, got 0"),
         ({"top_k": 0}, "`top_k` must be a whole number of at least 1, got 0"),
         ({"top_k": 1.5}, "`top_k` must be a whole number of at least 1, got 1.5"),
+        ({"top_k": True}, "`top_k` must be a whole number of at least 1, got True"),
         ({"frame_sampling_rate": -1}, "`frame_sampling_rate` must be a whole number of at least 1, got -1"),
         ({"window_seconds": 0}, "`window_seconds` must be a positive number of seconds, got 0"),
         ({"stride_seconds": 1.0}, "`stride_seconds` of 1.0 needs `window_seconds`"),
@@ -383,3 +477,10 @@ def test_half_precision(folder, video_file, classify):
     got = {answer["label"]: answer["score"] for answer in pipe(video_file)}
     assert got == pytest.approx(expected, abs=0.05)
     assert np.isfinite(list(got.values())).all()
+
+
+def test_unknown_arguments_are_named(tiny_model, video_file):
+    model = tiny_model()
+    classify = pipeline("video-classification", model=model, processor=tiny_processor(model.config))
+    with pytest.raises(TypeError, match="'video-classification' has no argument 'topk'"):
+        classify(str(video_file), topk=3)

@@ -3,17 +3,36 @@
 import functools
 import http.server
 import math
+import subprocess
+import sys
 import threading
+import weakref
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
+import numpy as np
 import pytest
 import torch
-from video_files import VIDEOS, encode
+from video_files import STAMPS, VIDEOS, encode, pictures, remux
 
 from ila_hf import VideoReadError, read_video
 from ila_hf.video_seeking import SeekableVideo
+from ila_hf.video_sources import VideoLimits
 from ila_hf.video_windows import sliding_windows
+
+
+def uneven_from_its_middle(path):
+    """As `starts_late.mkv`, at uneven distances."""
+    source = encode(path.with_name("whole_" + path.name), stamps=STAMPS, g="12", bf="2")
+    return remux(source, path, lambda number, packet: number >= 5)
+
+
+# Time stamps that do not lead to the frames, by the packets and only once frames are decoded
+STAMPED_FILES = {
+    "uneven_from_its_middle.mkv": uneven_from_its_middle,
+    "uneven_refresh.mp4": lambda p: encode(p, stamps=STAMPS, g="12", **{"intra-refresh": "1"}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +41,7 @@ def make_video(tmp_path_factory):
 
     def make(name):
         path = folder / name
-        return path if path.exists() else VIDEOS[name](path)
+        return path if path.exists() else {**VIDEOS, **STAMPED_FILES}[name](path)
 
     return make
 
@@ -61,6 +80,7 @@ def naive_windows(path, window, stride):
         "h264.ts",
         "jump.mp4",
         "intra_refresh.mp4",
+        *STAMPED_FILES,
     ],
 )
 @pytest.mark.parametrize(("window", "stride"), [(0.7, None), (1.5, 0.4), (0.3, 2.1), (100, None)])
@@ -68,9 +88,9 @@ def test_windows_hold_the_frames_that_begin_in_them(make_video, name, window, st
     expected = naive_windows(make_video(name), Fraction(str(window)), Fraction(str(stride or window)))
     windows = list(sliding_windows(make_video(name), range, window, stride))
     assert len(windows) == len(expected)
-    for (start, end, frames), (seconds, pictures) in zip(windows, expected, strict=True):
+    for (start, end, frames), (seconds, inside) in zip(windows, expected, strict=True):
         assert (start, end) == pytest.approx([float(second) for second in seconds])
-        torch.testing.assert_close(frames, pictures, rtol=0, atol=0)
+        torch.testing.assert_close(frames, inside, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("name", ["mpeg4.avi", "no_stamps.mp4", "bare.h264"])
@@ -100,8 +120,8 @@ def test_numbers(make_video):
 def test_only_what_a_clip_needs_is_decoded_and_kept(tmp_path, monkeypatch):
     path = encode(tmp_path / "clip.mp4", g="10", bf="0")
     made, opened = [], []
-    to_tensor, init = SeekableVideo._to_tensor, SeekableVideo.__init__
-    monkeypatch.setattr(SeekableVideo, "_to_tensor", lambda *a: made.append(1) or to_tensor(*a))
+    to_tensor, init = SeekableVideo.to_tensor, SeekableVideo.__init__
+    monkeypatch.setattr(SeekableVideo, "to_tensor", lambda *a: made.append(1) or to_tensor(*a))
     monkeypatch.setattr(SeekableVideo, "__init__", lambda *a: opened.append(1) or init(*a))
     windows = sliding_windows(path, lambda num_frames: [num_frames - 1, 0], 1.0)
     first = next(windows)
@@ -111,6 +131,103 @@ def test_only_what_a_clip_needs_is_decoded_and_kept(tmp_path, monkeypatch):
     opened.clear()
     assert len(list(windows)) == 3
     assert (len(made), len(opened)) == (6, 0)
+
+
+def test_windows_of_a_torchcodec_like_decoder(make_video):
+    frames = read_video(make_video("closed_groups.mp4"))[0]
+
+    class Decoder:
+        metadata = SimpleNamespace(average_fps=10.0, width=64, height=48, duration_seconds=4.0)
+
+        def __len__(self):
+            return len(frames)
+
+        def get_frames_at(self, indices):
+            return SimpleNamespace(data=frames[indices])
+
+    windows = list(sliding_windows(Decoder(), lambda n: [n - 1, 0], 1.5))
+    assert [(window.start, window.end) for window in windows] == [(0.0, 1.5), (1.5, 3.0), (3.0, 4.0)]
+    for window, numbers in zip(windows, ([14, 0], [29, 15], [39, 30]), strict=True):
+        torch.testing.assert_close(window.frames, frames[numbers], rtol=0, atol=0)
+
+
+def draw_four(num_frames):
+    return torch.randint(num_frames, (4,)).tolist()
+
+
+@pytest.mark.parametrize("name", ["mpeg4.avi", "uneven_from_its_middle.mkv"])
+@pytest.mark.parametrize(("window", "stride"), [(1.5, 0.4), (0.3, 1.1)])
+def test_files_without_an_index_give_what_the_sampler_draws(make_video, name, window, stride):
+    drawn = []
+    windows = list(
+        sliding_windows(make_video(name), lambda n: drawn.append((n, draw_four(n))) or drawn[-1][1], window, stride)
+    )
+    parts = list(sliding_windows(make_video(name), range, window, stride))
+    assert len(windows) == len(parts) > 3
+    for got, part, (num_frames, numbers) in zip(windows, parts, drawn, strict=True):
+        assert num_frames == len(part.frames)
+        torch.testing.assert_close(got.frames, part.frames[numbers], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(1.0, None), (2.0, 0.5)])
+def test_files_without_an_index_are_decoded_twice_at_most(tmp_path, monkeypatch, window, stride):
+    """Once to count the frames, once for all windows."""
+    frames = np.tile(pictures(40), (3, 1, 1, 1))
+    path = encode(tmp_path / "clip.avi", "mpeg4", frames=frames, g="12", bf="2")
+    pictured = read_video(path)[0]
+    decoded, made = [], []
+    decode, to_tensor = SeekableVideo.decode_in_order, SeekableVideo.to_tensor
+    monkeypatch.setattr(
+        SeekableVideo, "decode_in_order", lambda self: (decoded.append(1) or frame for frame in decode(self))
+    )
+
+    def to_counted_tensor(*args):
+        tensor = to_tensor(*args)
+        made.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(SeekableVideo, "to_tensor", to_counted_tensor)
+    length = round(10 * window)
+    windows = 0
+    for i, part in enumerate(sliding_windows(path, lambda n: [n - 1, 0], window, stride)):
+        first = round(10 * i * (stride or window))
+        expected = pictured[[min(first + length, 120) - 1, first]]
+        torch.testing.assert_close(part.frames, expected, rtol=0, atol=0)
+        windows += 1
+        assert len(decoded) <= 120 + min(first + length, 120)
+        assert sum(tensor() is not None for tensor in made) <= 10  # of the clips of five windows
+    assert windows == (12 if stride is None else 21)
+    assert len(decoded) == 240
+    assert len(made) <= 2 * windows
+
+
+def test_the_time_limit_is_for_a_part_of_a_file_without_an_index(make_video, monkeypatch):
+    """A clock that goes on by a second whenever it is read: all 40 frames take longer than 20 seconds."""
+    seconds = iter(range(10**6))
+    monkeypatch.setattr("ila_hf.video_sources.time.monotonic", lambda: next(seconds))
+    limits = VideoLimits(decode_seconds=20)
+    with pytest.raises(VideoReadError, match="decode_seconds"):
+        read_video(make_video("mpeg4.avi"), limits=limits)
+    windows = list(sliding_windows(make_video("mpeg4.avi"), range, 0.5, limits=limits))
+    assert [len(window.frames) for window in windows] == [5] * 8
+
+
+def test_the_interpreter_may_end_before_the_windows(make_video):
+    code = (
+        "import sys\nfrom ila_hf.video_windows import sliding_windows\n"
+        "windows = sliding_windows(sys.argv[1], range, 1.0)\nprint(next(windows).end)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, make_video("closed_groups.mp4")], capture_output=True, text=True, timeout=120
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, "1.0\n", "")
+
+
+def test_numbers_of_numpy(make_video):
+    path = make_video("closed_groups.mp4")
+    windows = list(sliding_windows(path, range, np.float64(0.1)))
+    assert [len(window.frames) for window in windows] == [1] * 40
+    assert [window.start for window in sliding_windows(path, range, 2, np.float64(0.7))] == [0.0, 0.7, 1.4, 2.1]
 
 
 def test_urls_and_bytes_are_loaded_once(make_video):

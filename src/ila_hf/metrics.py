@@ -135,11 +135,10 @@ class VideoClassificationMetric(evaluate.Metric):  # type: ignore[misc]
             references (B,): Their class ids.
 
         Returns:
-            `top1` and `top5`: shares of all clips, in [0, 1]; with fewer than five classes, `top5` is top-K.
-            `mean_class_accuracy`: mean over the classes that occur of the share of their clips that are right.
-            `loss`: mean of -log p(true class) over the clips with a prediction and a class.
-            `num_clips`: all clips.
-            A mean over nothing, such as the loss where no video could be read, is NaN.
+            Figures by name. `top1` and `top5` are shares of all clips, in [0, 1]; with fewer than five classes, `top5`
+            is top-K. `mean_class_accuracy` is the mean over the classes that occur of the share of their clips that
+            are right, `loss` that of -log p(true class) over the clips with a prediction and a class, `num_clips` the
+            number of all clips. A mean over nothing, such as the loss where no video could be read, is NaN.
 
         Raises:
             ValueError: If there are no clips.
@@ -216,8 +215,8 @@ def temporal_score(
         static: Classes that a single frame tells.
 
     Returns:
-        `temporal_accuracy` and `static_accuracy`: means over the classes of each list, in the unit of the input.
-        `temporal_score`: temporal minus static.
+        Figures by name. `temporal_accuracy` and `static_accuracy` are the means over the classes of each list, in the
+        unit of the input, `temporal_score` is temporal minus static.
 
     Raises:
         ValueError: If a list is empty, if a class is in both, or if it has no accuracy.

@@ -6,15 +6,16 @@ module has been imported, which the package sees to.
 """
 
 import itertools
+import operator
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from os import PathLike
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset
-from transformers import AutoModel
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from transformers import AutoModel, AutoModelForVideoClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
@@ -25,40 +26,39 @@ from transformers.video_utils import VideoMetadata
 from .configuration_ila import ILAConfig
 from .modeling_ila import ILAClassTexts
 from .remote_code_ila import IS_REMOTE_CODE
+from .video_reading import is_video_source
 from .video_windows import VideoWindow, check_seconds, sliding_windows
 
 
 VIDEO_CLASSIFICATION = "video-classification"
 ZERO_SHOT_VIDEO_CLASSIFICATION = "zero-shot-video-classification"
-# As `pipeline` reads them in the configuration of a model whose code is saved beside it
-CUSTOM_PIPELINES = {
-    VIDEO_CLASSIFICATION: {
-        "impl": "pipeline_ila.ILAVideoClassificationPipeline",
-        "pt": ["AutoModelForVideoClassification"],
-        "type": "video",
-    },
-    ZERO_SHOT_VIDEO_CLASSIFICATION: {
-        "impl": "pipeline_ila.ILAZeroShotVideoClassificationPipeline",
-        "pt": ["AutoModel"],
-        "type": "multimodal",
-    },
-}
 
 
 class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
     """What the pipelines share: videos to clips, batches, and windows that slide over long videos."""
 
     _load_processor = False
-    # None: where there is one, as transformers' pipeline has it
+    # None: where there is one. What is missing is told here, after the model was checked
     _load_image_processor: bool | None = False
-    _load_video_processor: bool | None = True
+    _load_video_processor: bool | None = None
     _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_tokenizer: bool | None = False
 
-    def __init__(self, model: Any, *args: Any, **kwargs: Any):
-        super().__init__(model, *args, **kwargs)
+    def __init__(self, model: Any, **kwargs: Any):
+        for name in ("tokenizer", "video_processor"):
+            if kwargs.get(name) is None:
+                kwargs[name] = getattr(kwargs.get("processor"), name, None)
+        super().__init__(model, **kwargs)
         # Of saved code: `pipeline` has put classes there, with which a configuration cannot be saved
         vars(model.config).pop("custom_pipelines", None)
+
+    def _check_parts(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) is None:
+                raise ValueError(
+                    f"The pipeline {self.task!r} needs `{name}`: pass it, or `processor`, or save the processor "
+                    "beside the model."
+                )
 
     def _video_parameters(
         self,
@@ -66,14 +66,16 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         frame_sampling_rate: int | None = None,
         window_seconds: float | None = None,
         stride_seconds: float | None = None,
+        **unknown: Any,
     ) -> dict[str, Any]:
         """Those that are set, after checking them."""
-        for name, value in {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}.items():
-            _check_count(name, value)
+        if unknown:
+            raise TypeError(f"The pipeline {self.task!r} has no argument {next(iter(unknown))!r}.")
+        counts = {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate}
+        counts = {name: _as_count(name, value) for name, value in counts.items()}
         seconds = {"window_seconds": window_seconds, "stride_seconds": stride_seconds}
         check_seconds(**{name: value for name, value in seconds.items() if value is not None})
-        parameters = {"num_frames": num_frames, "frame_sampling_rate": frame_sampling_rate, **seconds}
-        return {name: value for name, value in parameters.items() if value is not None}
+        return {name: value for name, value in {**counts, **seconds}.items() if value is not None}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Classify one video or several; see the class."""
@@ -83,8 +85,11 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
-        if isinstance(inputs, Generator):
-            inputs = _Stream(inputs)  # transformers 5.11 would read a generator to its end
+        if not isinstance(inputs, list | Dataset) and not is_video_source(inputs):
+            if isinstance(inputs, Sequence):  # such as a column of a data set
+                inputs = Subset(cast("Any", inputs), range(len(inputs)))
+            elif isinstance(inputs, Iterable) and not isinstance(inputs, Sized):
+                inputs = _Stream(inputs)  # transformers 5.11 would read a generator to its end
         if isinstance(inputs, list | Dataset):
             return super().__call__(inputs, **kwargs)
         return super().__call__([inputs], **kwargs)[0]
@@ -113,7 +118,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         if isinstance(inputs, Sized):
             dataset = PipelineDataset(inputs, self.preprocess, params)
         else:
-            dataset, num_workers = PipelineIterator(inputs, self.preprocess, params), min(num_workers, 1)
+            dataset = PipelineIterator(inputs, self.preprocess, params)
+            num_workers = 0 if isinstance(inputs, _Stream) else min(num_workers, 1)  # generators cannot be sent there
         return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params)
 
     def _run(
@@ -172,8 +178,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
 
     def preprocess(
         self, video: Any, num_frames: int | None = None, frame_sampling_rate: int | None = None
-    ) -> dict[str, Any]:
-        """One video, or the clip of one window, to `pixel_values` (1, T, 3, S, S)."""
+    ) -> dict[str, torch.Tensor]:
+        """One video, or the clip of one window, to `pixel_values` (1, V, T, 3, S, S)."""
         if isinstance(video, VideoWindow):
             inputs = self.video_processor(video.frames, do_sample_frames=False, return_tensors="pt")
         else:
@@ -186,7 +192,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **sampling)
         if len(inputs["pixel_values"]) != 1:
             raise ValueError(f"A video is one file or the frames of one, got {len(inputs['pixel_values'])} in a list.")
-        return dict(inputs.to(self.dtype))
+        pixel_values = inputs["pixel_values"].to(self.dtype)
+        return {"pixel_values": pixel_values[:, None] if pixel_values.ndim == 5 else pixel_values}
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """As every pipeline; the video processor, which these leave out, is saved, too."""
@@ -201,7 +208,7 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
 
     Args of the pipeline and of its call:
         inputs (call only): A video, as [`ILAVideoProcessor`] takes it (path, URL, bytes, file object, array or tensor
-            of frames), a list of videos, or a generator or data set of them, whose answers are then generated.
+            of frames), a list of videos, or an iterator, data set or column of one, whose answers are then generated.
         top_k (int, defaults to 5): How many classes are named, at most.
         num_frames (int, optional): T. Default: as in the configuration of the model.
         frame_sampling_rate (int, optional): Take T frames at this distance from the middle of the video, instead of T
@@ -212,6 +219,9 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
             [`sliding_windows`].
         stride_seconds (float, optional): From the start of a window to that of the next. Default: `window_seconds`.
         batch_size (int, defaults to 1): Videos, or windows, that the model takes at a time.
+        num_workers (int, defaults to 0): Processes that read videos ahead; none for iterators and windows.
+        video_processor ([`ILAVideoProcessor`]), or processor ([`ILAProcessor`]) (pipeline only): For a model that is
+            passed as an object. With several views (`num_clips`, `num_crops`), the scores are averaged over them.
 
     Returns:
         For a video, a list of `{"score", "label"}`, the best first. With `window_seconds`, a list with a
@@ -231,11 +241,10 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
 
     Raises:
         VideoReadError: For a file that cannot be read; the message names it.
-        ValueError: For numbers below 1, and for models without classes.
+        ValueError: For numbers below 1, for models without classes, and where there is no video processor.
     """
 
-    _load_image_processor = None
-    _load_video_processor = None
+    _load_image_processor = None  # that of other models
 
     def __new__(cls, model: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Make transformers' pipeline for models of others; None: as pickle makes an object."""
@@ -251,11 +260,12 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
                 f"{type(self.model).__name__} has no classes: load the model with AutoModelForVideoClassification, or "
                 f"make a pipeline {ZERO_SHOT_VIDEO_CLASSIFICATION!r}."
             )
+        self._check_parts("video_processor")
 
     def _sanitize_parameters(
         self, top_k: int | None = None, function_to_apply: str | None = None, **video: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        _check_count("top_k", top_k)
+        top_k = _as_count("top_k", top_k)
         parameters = self._video_parameters(**video)
         postprocess = super()._sanitize_parameters(top_k=top_k, function_to_apply=function_to_apply)[2]
         if function_to_apply is None:
@@ -263,17 +273,18 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
         return parameters, {}, postprocess
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> ModelOutput:
-        # Without the scalars of the output, which are of all videos of a batch
-        return ModelOutput(logits=self.model(**model_inputs).logits)
+        return _of_views(model_inputs, lambda view: self.model(pixel_values=view, return_dict=True).logits)
 
     def postprocess(
         self, model_outputs: ModelOutput, top_k: int = 5, function_to_apply: str | None = None
     ) -> list[dict[str, Any]]:
-        """Logits (1, K) to the best classes."""
+        """Logits (1, V, K) to the best classes."""
         if function_to_apply is None:
             is_multi_label = self.model.config.problem_type == "multi_label_classification"
             function_to_apply = "sigmoid" if is_multi_label else "softmax"
-        answer: list[dict[str, Any]] = super().postprocess(model_outputs, top_k, function_to_apply)
+        logits = model_outputs["logits"]
+        scores = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[function_to_apply]
+        answer: list[dict[str, Any]] = super().postprocess(ModelOutput(logits=scores.mean(1)), top_k, "none")
         return answer
 
 
@@ -285,6 +296,8 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
     Args of the pipeline and of its call:
         inputs, num_frames, frame_sampling_rate, window_seconds, stride_seconds, batch_size:
             See [`ILAVideoClassificationPipeline`].
+        tokenizer and video_processor, or processor ([`ILAProcessor`]) (pipeline only): For a model that is passed as
+            an object, or was saved without them.
         candidate_labels (list of str, or str): Names of the classes; a string holds several, separated by commas.
         hypothesis_template (str, defaults to "{}"): Text of a class; its name takes the place of {}. The published
             models were trained with the names alone.
@@ -306,13 +319,13 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
     Raises:
         VideoReadError: For a file that cannot be read; the message names it.
         ValueError: Without `candidate_labels`, for equal ones and for texts that are too long, for a template without
-            {}, and for models without a text tower.
+            {}, for models without a text tower, and where there is no tokenizer or video processor.
     """
 
-    _load_tokenizer = True
+    _load_tokenizer = None
 
-    def __init__(self, model: Any, *args: Any, **kwargs: Any):
-        super().__init__(model, *args, **kwargs)
+    def __init__(self, model: Any, **kwargs: Any):
+        super().__init__(model, **kwargs)
         # AutoModel loads the trunk of a linear classifier with a text tower that was never trained
         architectures = self.model.config.architectures or []
         if not hasattr(self.model, "video_text_logits") or "ILAForVideoClassification" in architectures:
@@ -321,9 +334,7 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
                 f"{name} has no text tower to compare videos with texts: take an ILAModel or an "
                 "ILAForVideoTextClassification."
             )
-        for name, part in {"tokenizer": self.tokenizer, "video_processor": self.video_processor}.items():
-            if part is None:
-                raise ValueError(f"The pipeline {self.task!r} needs `{name}`.")
+        self._check_parts("tokenizer", "video_processor")
 
     def _sanitize_parameters(
         self, candidate_labels: Any = None, hypothesis_template: str | None = None, **video: Any
@@ -371,12 +382,16 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
         return features
 
     def _forward(self, model_inputs: dict[str, torch.Tensor], text_features: torch.Tensor) -> ModelOutput:
-        vision_outputs = self.model.get_video_features(**model_inputs, return_dict=True)
-        return ModelOutput(logits=self.model.video_text_logits(vision_outputs, text_features)[0])
+        def logits_of(view: torch.Tensor) -> torch.Tensor:
+            vision_outputs = self.model.get_video_features(view, return_dict=True)
+            logits: torch.Tensor = self.model.video_text_logits(vision_outputs, text_features)[0]
+            return logits
+
+        return _of_views(model_inputs, logits_of)
 
     def postprocess(self, model_outputs: ModelOutput, candidate_labels: list[str]) -> list[dict[str, Any]]:
-        """Logits (1, K) to all classes, the best first."""
-        scores, order = model_outputs["logits"][0].softmax(-1).sort(descending=True)
+        """Logits (1, V, K) to all classes, the best first."""
+        scores, order = model_outputs["logits"][0].softmax(-1).mean(0).sort(descending=True)
         return [
             {"score": score, "label": candidate_labels[i]}
             for score, i in zip(scores.tolist(), order.tolist(), strict=True)
@@ -384,22 +399,36 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
 
 
 class _Stream(IterableDataset):  # type: ignore[type-arg]
-    """An iterator, once, as a DataLoader takes it."""
+    """An iterator, as a DataLoader takes it."""
 
-    def __init__(self, items: Iterator[Any]):
+    def __init__(self, items: Iterable[Any]):
         self.items = items
 
     def __iter__(self) -> Iterator[Any]:
-        return self.items
+        return iter(self.items)
+
+
+def _of_views(model_inputs: dict[str, torch.Tensor], logits_of: Callable[[torch.Tensor], torch.Tensor]) -> ModelOutput:
+    """Logits (B, V, K), float32, of views that the model sees one by one.
+
+    Without the scalars of its output, which are of all videos of a batch.
+    """
+    logits = [logits_of(view) for view in model_inputs["pixel_values"].unbind(1)]
+    return ModelOutput(logits=torch.stack(logits, 1).float())
 
 
 def _collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return {name: torch.cat([item[name] for item in items]) for name in items[0]}
 
 
-def _check_count(name: str, value: Any) -> None:
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+def _as_count(name: str, value: Any) -> int | None:
+    try:
+        count = None if value is None else operator.index(value)
+    except TypeError:
+        count = 0
+    if isinstance(value, bool) or (count is not None and count < 1):
         raise ValueError(f"`{name}` must be a whole number of at least 1, got {value!r}.")
+    return count
 
 
 def _as_labels(candidate_labels: Any) -> list[str]:
@@ -414,17 +443,25 @@ def _as_labels(candidate_labels: Any) -> list[str]:
     return labels
 
 
+# Task: pipeline, auto class of its models, kind of its inputs
+_PIPELINES: dict[str, tuple[type[ILAVideoPipeline], type, str]] = {
+    VIDEO_CLASSIFICATION: (ILAVideoClassificationPipeline, AutoModelForVideoClassification, "video"),
+    ZERO_SHOT_VIDEO_CLASSIFICATION: (ILAZeroShotVideoClassificationPipeline, AutoModel, "multimodal"),
+}
+# As `pipeline` reads them in the configuration of a model whose code is saved beside it
+CUSTOM_PIPELINES = {
+    task: {"impl": f"pipeline_ila.{impl.__name__}", "pt": [model.__name__], "type": kind}
+    for task, (impl, model, kind) in _PIPELINES.items()
+}
+
+
 def register_pipelines() -> None:
     """Have `transformers.pipeline` make these pipelines; once or more often.
 
     "video-classification" stays as it is for the models of others.
     """
-    PIPELINE_REGISTRY.supported_tasks[VIDEO_CLASSIFICATION]["impl"] = ILAVideoClassificationPipeline
-    PIPELINE_REGISTRY.supported_tasks[ZERO_SHOT_VIDEO_CLASSIFICATION] = {
-        "impl": ILAZeroShotVideoClassificationPipeline,
-        "pt": (AutoModel,),
-        "type": "multimodal",
-    }
+    for task, (impl, model, kind) in _PIPELINES.items():
+        PIPELINE_REGISTRY.supported_tasks.setdefault(task, {"pt": (model,), "type": kind})["impl"] = impl
 
 
 # The copy of the code that is saved beside a model serves that model

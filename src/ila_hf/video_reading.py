@@ -136,9 +136,11 @@ def named_errors(source: Any) -> Iterator[None]:
     """Name the source in errors; what the libraries raise for it becomes VideoReadError."""
     import av
 
+    # Looked up before: a generator that is closed when the interpreter exits finds the modules emptied
+    errors = (VideoReadError, av.FFmpegError, OSError, MemoryError)
     try:
         yield
-    except (VideoReadError, av.FFmpegError, OSError, MemoryError) as error:
+    except errors as error:
         kind = type(error) if isinstance(error, VideoReadError) else VideoReadError
         cause = (isinstance(error, av.FFmpegError) and error.strerror) or str(error) or type(error).__name__
         raise kind(f"Cannot read the video {source_name(source)!r}: {cause}") from error

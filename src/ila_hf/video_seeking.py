@@ -162,7 +162,7 @@ class SeekableVideo:
         frames = {}
         for key, run in plan_runs(sorted(set(numbers)), index.keys):
             for number, frame in self._decode_run(index, key, run):
-                frames[number] = self._to_tensor(frame)
+                frames[number] = self.to_tensor(frame)
         return frames
 
     def _decode_run(self, index: FrameIndex, key: int, run: Sequence[int]) -> Iterator[tuple[int, Any]]:
@@ -263,12 +263,12 @@ class SeekableVideo:
         wanted, frames = set(numbers), {}
         for number, frame in enumerate(self.decode_in_order()):
             if number in wanted:
-                frames[number] = self._to_tensor(frame)
+                frames[number] = self.to_tensor(frame)
                 if len(frames) == len(wanted):
                     break
         return frames
 
-    def _to_tensor(self, frame: Any) -> torch.Tensor:
+    def to_tensor(self, frame: Any) -> torch.Tensor:
         """(3, H, W), turned upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
