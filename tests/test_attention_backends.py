@@ -62,7 +62,6 @@ def test_flex_attention_is_eager(tiny_model, clips, variant, compiled):
     model.set_attn_implementation("eager")
     expected = model(clips).logits
     model.set_attn_implementation("flex_attention")
-    model._class_features = None
     # transformers compiles the kernel, which in the default tests runs as it is written
     with torch.compiler.set_stance("default" if compiled else "force_eager"):
         torch.testing.assert_close(model(clips).logits, expected, atol=1e-5, rtol=1e-5)
@@ -106,7 +105,6 @@ def test_every_attention_follows_the_switch(tiny_model, clips, calls, tmp_path, 
         model = ILAForVideoTextClassification.from_pretrained(tmp_path, attn_implementation="naive").eval()
     else:
         model.set_attn_implementation("naive")
-        model._class_features = None
     torch.testing.assert_close(model(clips).logits, expected, atol=1e-5, rtol=1e-5)
 
     names = {module: name for name, module in model.named_modules()}

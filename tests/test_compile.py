@@ -130,3 +130,16 @@ def test_activation_checkpointing_inside_a_graph(models, clips, variant):
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-6, rtol=1e-4, msg=name)
     for (name, buffer), other in zip(model.named_buffers(), expected.buffers(), strict=True):
         torch.testing.assert_close(buffer, other, msg=name)  # BatchNorm has seen the batch once
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # torch reads every attribute
+@torch.no_grad()
+def test_a_trace(models, model_class):
+    """Of TorchScript, for other clips of the same shape; T may be `num_frames` or not."""
+    model, expected = models(model_class, "paper")
+    for frames in (8, 4):
+        traced = torch.jit.trace(model, make_clips(2, frames), strict=False)
+        clips = make_clips(2, frames)
+        torch.testing.assert_close(traced(clips)["logits"], expected(clips).logits, atol=1e-5, rtol=1e-5)

@@ -95,6 +95,17 @@ def test_fsdp_trains_saves_reloads_and_resumes(tmp_path):
     torchrun("train_with_fsdp.py", tmp_path / "full", "FULL_STATE_DICT", 4)
     model = ILAForVideoTextClassification.from_pretrained(tmp_path / "full").eval()
     assert model.logit_scale.shape == ()
+    # The sharded model's class is torch's
+    saved = json.loads((tmp_path / "full/config.json").read_text())
+    assert saved["architectures"] == ["ILAForVideoTextClassification"]
+    assert saved["auto_map"] == {
+        "AutoConfig": "configuration_ila.ILAConfig",
+        "AutoModel": "modeling_ila.ILAModel",
+        "AutoModelForVideoClassification": "modeling_ila.ILAForVideoTextClassification",
+    }
+    files = {path.name for path in (tmp_path / "full").glob("*.py")}
+    assert {"modeling_ila.py", "configuration_ila.py", "pipeline_ila.py"} <= files
+    assert not any("fsdp" in name for name in files)
     clips = torch.stack([torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(i)) for i in range(4)])
     with torch.no_grad():
         logits = model(pixel_values=clips).logits

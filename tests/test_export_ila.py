@@ -10,7 +10,10 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from accelerate import cpu_offload
 from conftest import make_model
+from torchao.quantization import Int8WeightOnlyConfig
+from transformers import TorchAoConfig
 
 import ila_hf.export_ila
 from ila_hf import (
@@ -209,11 +212,14 @@ def test_the_command_for_a_trunk_of_any_length(folder, tmp_path):
 
 
 def test_the_processor_fits_the_graph(folder, tmp_path, monkeypatch):
+    """T and S are others than the model's, and of the many views of its videos there is one."""
+    ILAVideoProcessor.from_pretrained(folder, num_clips=2, num_crops=3).save_pretrained(tmp_path / "views")
+    ILAForVideoTextClassification.from_pretrained(folder).save_pretrained(tmp_path / "views")
     monkeypatch.setattr(ila_hf.export_ila, "export_program", lambda *args, **kwargs: None)
     monkeypatch.setattr(ila_hf.export_ila, "save_program", lambda *args: None)
-    monkeypatch.setattr(ila_hf.export_ila, "largest_difference", lambda *args: 0.0)
+    monkeypatch.setattr(ila_hf.export_ila, "largest_difference", lambda *args: (0.0, 0.0))
     monkeypatch.setattr(torch.export, "load", lambda path: torch.nn.Identity())
-    arguments = ["--model", str(folder), "--output_dir", str(tmp_path), "--format", "torch_export"]
+    arguments = ["--model", str(tmp_path / "views"), "--output_dir", str(tmp_path), "--format", "torch_export"]
     monkeypatch.setattr(torch.nn.Identity, "module", lambda self: self, raising=False)
     main(["export", *arguments, "--num_frames", "4", "--image_size", "56"])
     video = np.zeros((10, 60, 80, 3), dtype=np.uint8)
@@ -223,7 +229,7 @@ def test_the_processor_fits_the_graph(folder, tmp_path, monkeypatch):
     assert saved["size"] == {"shortest_edge": 64}
 
 
-def test_a_file_that_differs_is_an_error(folder, tmp_path, monkeypatch):
+def test_a_file_that_differs_is_not_kept(folder, tmp_path, monkeypatch, capsys):
     export = ila_hf.export_ila.export_program
 
     def export_another(model, **shape):
@@ -234,21 +240,33 @@ def test_a_file_that_differs_is_an_error(folder, tmp_path, monkeypatch):
         return program
 
     monkeypatch.setattr(ila_hf.export_ila, "export_program", export_another)
-    with pytest.raises(ValueError, match=r"model.pt2 differs from the model by \d.*, more than 1e-04"):
+    (tmp_path / "model.pt2").write_text("of an earlier run")
+    with pytest.raises(SystemExit):
         main(["export", "--model", str(folder), "--output_dir", str(tmp_path), "--format", "torch_export"])
+    said = r"model.pt2 is not kept: it differs from the model by \d.*, \d.* relative to the largest output, over 1e-04"
+    assert re.search(said, capsys.readouterr().err)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.pt2": "of an earlier run"}
 
 
 def test_largest_difference():
-    """Relative to the largest value of an output where that exceeds 1, and nan is not overlooked."""
+    """Absolute, and relative to the largest value of an output where that exceeds 1; nan is not overlooked."""
     model = make_model(vision={"num_hidden_layers": 1})
+    model.logit_scale.data.fill_(6.0)
     graph, clips = inference_graph(model), [make_clips(1), make_clips(2)]
     expected = [graph(batch)["logits"] for batch in clips]
     answers = iter([{"logits": expected[0]}, {"logits": expected[1] + 0.01}])
     largest = float(expected[1].abs().max())
     found = largest_difference(lambda batch: next(answers), model, clips)
-    assert found == pytest.approx(0.01 / max(1, largest), rel=1e-3)
+    assert largest > 2
+    assert found == pytest.approx((0.01, 0.01 / largest), rel=1e-2)
+    model.logit_scale.data.fill_(-3.0)
+    expected = [inference_graph(model)(batch)["logits"] for batch in clips]
+    assert max(float(logits.abs().max()) for logits in expected) < 1
+    answers = iter([{"logits": expected[0] - 0.02}, {"logits": expected[1] + 0.01}])
+    found = largest_difference(lambda batch: next(answers), model, clips)
+    assert found == pytest.approx((0.02, 0.02), rel=1e-3)
     answers = iter([{"logits": expected[0] * torch.nan}, {"logits": expected[1]}])
-    assert not largest_difference(lambda batch: next(answers), model, clips) <= 1e9
+    assert np.isnan(largest_difference(lambda batch: next(answers), model, clips)).all()
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript"])
@@ -268,13 +286,48 @@ def test_missing_onnxruntime(tmp_path, monkeypatch):
     ("model_class", "arguments", "message"),
     [
         (ILAModel, {}, "Only vision and classification models can be exported, got ILAModel"),
-        (ILAVisionModel, {"opset": 17}, "`opset` must be 18 or higher, got 17"),
-        (ILAVisionModel, {"num_frames": 2, "dynamic_frames": True}, "takes 3 frames and more, got 2"),
+        (ILAVisionModel, {"opset": 17}, r"`opset` must be 18 to \d+, got 17"),
+        (ILAVisionModel, {"opset": 99}, r"`opset` must be 18 to \d+, got 99"),
+        (ILAVisionModel, {"num_frames": 2, "dynamic_frames": True}, "takes 3 to 1024 frames, got 2"),
+        (ILAVisionModel, {"num_frames": 1025, "dynamic_frames": True}, "takes 3 to 1024 frames, got 1025"),
+        (ILAVisionModel, {"num_frames": 0}, "`num_frames` must be at least 1, got 0"),
+        (ILAVisionModel, {"num_frames": -1}, "`num_frames` must be at least 1, got -1"),
+        (ILAVisionModel, {"image_size": 0}, "`image_size` must be at least 1, got 0"),
+        (ILAVisionModel, {"image_size": -1}, "`image_size` must be at least 1, got -1"),
+        (ILAVisionModel, {"image_size": 8}, "at least 32×32 pixels"),
     ],
 )
 def test_what_cannot_be_exported(tiny_model, tmp_path, model_class, arguments, message):
     with pytest.raises(ValueError, match=message):
         export_onnx(tiny_model(model_class), tmp_path / "model.onnx", **arguments)
+
+
+@pytest.mark.parametrize("flag", ["--num_frames", "--image_size"])
+def test_nought_is_not_the_default(flag, folder, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["export", "--model", str(folder), "--output_dir", str(tmp_path), flag, "0"])
+    assert f"`{flag[2:]}` must be at least 1, got 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_opset_that_the_converter_does_not_reach(tmp_path, monkeypatch):
+    """torch would write the file in another opset."""
+    export = torch.onnx.export
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **kwargs: export(*args, **{**kwargs, "opset_version": 18}))
+    with pytest.raises(ValueError, match="cannot translate to `opset` 21, it stays at 18: take a lower one"):
+        export_onnx(make_model(ILAVisionModel, vision={"num_hidden_layers": 1}), tmp_path / "model.onnx", opset=21)
+    assert not list(tmp_path.iterdir())
+
+
+def test_offloaded_and_quantised_models(folder, tiny_model):
+    with pytest.raises(
+        ValueError, match=r"offloaded weights cannot be exported, got '.*' on the meta device.*device_map"
+    ):
+        inference_graph(cpu_offload(tiny_model(), execution_device="cpu"))
+    scheme = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+    model = ILAForVideoTextClassification.from_pretrained(folder, quantization_config=scheme)
+    with pytest.raises(ValueError, match="A quantised model cannot be exported: load the model that it was made of"):
+        inference_graph(model)
 
 
 def test_a_model_without_class_texts(tmp_path):

@@ -622,13 +622,30 @@ class TestTextFeatures:
             optimizer.step()
         self.check(model, clips, 4)
 
-    def test_weights_written_behind_autograd(self, model, clips):
-        self.check(model, clips, 1)
-        model.train()
-        model.text_projection.weight.data.mul_(2)
-        model.text_model.final_layer_norm.bias.data.add_(1)
-        model.eval()
-        self.check(model, clips, 2)
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @torch.no_grad()
+    def test_weights_written_behind_autograd(self, model, dtype):
+        """Writing to `.data` leaves no trace but the values."""
+        features = model.to(dtype).class_features()
+        weights = (model.text_projection.weight, model.text_model.final_layer_norm.weight)
+        for weight, change in zip(weights, (lambda x: x.mul_(-1), lambda x: x[0].add_(0.1)), strict=True):
+            change(weight.data)
+            before, features = features, model.class_features()
+            assert not torch.equal(features, before)
+            assert torch.equal(features, model.get_text_features(model.class_texts.input_ids).pooler_output)
+
+    def test_a_mode_that_changes(self, model, clips):
+        """Written values of split or quantised weights are not looked at: training and evaluating begin anew."""
+        for calls, mode in enumerate((True, True, False, False)):
+            model.train(mode)
+            self.check(model, clips, 1 + (calls > 1))
+
+    @torch.no_grad()
+    def test_another_thread(self, model, monkeypatch):
+        """What is stored may be gone at any moment: another thread may call `train`."""
+        gone = property(lambda self: None, lambda self, value: None)
+        monkeypatch.setattr(ILAForVideoTextClassification, "_class_features", gone, raising=False)
+        assert model.class_features().shape == (8, 64)
 
     def test_dtype(self, model, clips):
         self.check(model, clips, 1)

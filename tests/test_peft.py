@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
 from transformers.integrations import PeftAdapterMixin
@@ -390,6 +390,17 @@ def test_text_features_are_kept_beside_adapters_of_the_vision_tower(tiny_model, 
     for _ in range(3):
         model(clips, labels=LABELS).loss.backward()
     assert len(calls) == 1
+
+
+def test_text_features_of_a_model_into_which_an_adapter_is_merged(tiny_model, clips):
+    """peft merges into `.data`, and puts the layers back that it had wrapped."""
+    model = tiny_model()
+    before = logits(model, clips)
+    config = LoraConfig(r=4, target_modules=r"text_model\..*q_proj", init_lora_weights=False)
+    assert get_peft_model(model, config).merge_and_unload() is model
+    features = model.get_text_features(model.class_texts.input_ids).pooler_output
+    assert torch.equal(model.class_features(), features)
+    assert (logits(model, clips) - before).abs().max() > 0.01
 
 
 # --- The Trainer --------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import AutoModelForVideoClassification, TorchAoConfig
 
 from ila_hf import ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
-from ila_hf.quantization import save_quantized
+from ila_hf.quantization import mend_quantized_files
 from ila_hf.tiny import tiny_tokenizer
 
 
@@ -141,7 +141,7 @@ def test_quantizing_in_memory(model, quantized, scheme):
 
 
 def test_saving_and_loading(quantized, tmp_path):
-    save_quantized(quantized, tmp_path / "int8")
+    quantized.save_pretrained(tmp_path / "int8")
     loaded = AutoModelForVideoClassification.from_pretrained(tmp_path / "int8").eval()
     assert type(loaded) is type(quantized)
     check_same_weights(loaded, quantized)
@@ -164,7 +164,7 @@ def test_numbers_of_the_guide():
 def test_saving_in_parts(tiny_model, tmp_path):
     tiny_model().save_pretrained(tmp_path / "float")
     model = load(ILAForVideoTextClassification, tmp_path / "float", quantization_config=TorchAoConfig(WEIGHTS))
-    save_quantized(model, tmp_path / "int8", max_shard_size="1MB")
+    model.save_pretrained(tmp_path / "int8", max_shard_size="1MB")
     assert len(list((tmp_path / "int8").glob("*.safetensors"))) > 3
     loaded = load(ILAForVideoTextClassification, tmp_path / "int8")
     check_same_weights(loaded, model)
@@ -206,15 +206,16 @@ def test_class_texts_of_a_quantized_model(tiny_model, clips):
     assert before.shape == (2, 8)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"), [({}, "is not quantised"), ({"push_to_hub": True}, "`push_to_hub` would upload")]
-)
-def test_bad_saves(tiny_model, tmp_path, arguments, message):
-    model = tiny_model()
-    if arguments:
-        model.save_pretrained(tmp_path / "float")
-        config = TorchAoConfig(WEIGHTS)
-        model = load(ILAForVideoTextClassification, tmp_path / "float", quantization_config=config)
-    with pytest.raises(ValueError, match=message):
-        save_quantized(model, tmp_path / "int8", **arguments)
+def test_a_push_before_the_files_are_mended_is_refused(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path / "float")
+    model = load(ILAForVideoTextClassification, tmp_path / "float", quantization_config=TorchAoConfig(WEIGHTS))
+    with pytest.raises(ValueError, match=r"push it with `model\.push_to_hub`"):
+        model.save_pretrained(tmp_path / "int8", push_to_hub=True)
     assert not (tmp_path / "int8").exists()
+
+
+def test_files_that_are_not_quantized_stay(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    mend_quantized_files(tmp_path)
+    assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -1,6 +1,7 @@
 """Saved folders load with `trust_remote_code=True` where ila_hf is not installed, and without where it is."""
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ import torch
 from conftest import make_model
 from hub_server import HubServer
 from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import CLIPModel
 
 from ila_hf import (
@@ -34,6 +37,7 @@ CODE = {
     "outputs_ila.py",
     "pipeline_ila.py",
     "processing_ila.py",
+    "quantization.py",
     "remote_code_ila.py",
     "sampling.py",
     "video_processing_ila.py",
@@ -42,8 +46,10 @@ CODE = {
     "video_sources.py",
     "video_windows.py",
 }
+# What a model imports
+MODEL_CODE = CODE - {"processing_ila.py", "video_processing_ila.py", "sampling.py"}
 # Where transformers can make and run a video processor, the model and a pipeline, these are
-PACKAGES = {"PIL", "av", "huggingface_hub", "numpy", "torch", "transformers"}
+PACKAGES = {"PIL", "av", "huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)
 
 HEAD_CLASSES = ["ILAProcessor", "ILAVideoProcessor", "ILAVideoProcessor"]
@@ -269,7 +275,7 @@ saved = json.load(open(sys.argv[3] + "/config.json"))
         environment = hub.environment(tmp_path / "pushing", hub.add_token())
         run(push, "local", folders[0], tmp_path / "saved", cwd=tmp_path, environment=environment)
         assert set(hub.files("tester/pushed")) >= CODE
-        assert set(hub.files("tester/saved")) >= CODE - {"processing_ila.py", "video_processing_ila.py", "sampling.py"}
+        assert set(hub.files("tester/saved")) >= MODEL_CODE
         environment = hub.environment(tmp_path / "loading")
         report = run(load, "remote", video_file, tmp_path / "again", cwd=tmp_path, environment=environment)
     logits = load_file(installed[1] / "local.safetensors")["text"].tolist()
@@ -279,24 +285,20 @@ saved = json.load(open(sys.argv[3] + "/config.json"))
     assert report["saved"]["auto_map"] == json.loads((folders[0] / "config.json").read_text())["auto_map"]
 
 
+def auto_map(classifier):
+    return {
+        "AutoConfig": "configuration_ila.ILAConfig",
+        "AutoModel": "modeling_ila.ILAModel",
+        "AutoModelForVideoClassification": f"modeling_ila.{classifier}",
+    }
+
+
 @pytest.mark.parametrize(
-    ("model_class", "auto_map"),
+    ("model_class", "expected"),
     [
-        *(
-            (
-                model_class,
-                {
-                    "AutoConfig": "configuration_ila.ILAConfig",
-                    "AutoModel": "modeling_ila.ILAModel",
-                    "AutoModelForVideoClassification": f"modeling_ila.{classifier}",
-                },
-            )
-            for model_class, classifier in (
-                (ILAModel, "ILAForVideoTextClassification"),
-                (ILAForVideoTextClassification, "ILAForVideoTextClassification"),
-                (ILAForVideoClassification, "ILAForVideoClassification"),
-            )
-        ),
+        (ILAModel, auto_map("ILAForVideoTextClassification")),
+        (ILAForVideoTextClassification, auto_map("ILAForVideoTextClassification")),
+        (ILAForVideoClassification, auto_map("ILAForVideoClassification")),
         (
             ILAVisionModel,
             {"AutoConfig": "configuration_ila.ILAVisionConfig", "AutoModel": "modeling_ila.ILAVisionModel"},
@@ -304,21 +306,58 @@ saved = json.load(open(sys.argv[3] + "/config.json"))
         (ILATextModel, {"AutoConfig": "configuration_ila.ILATextConfig", "AutoModel": "modeling_ila.ILATextModel"}),
     ],
 )
-def test_the_configuration_names_the_classes(tiny_model, tmp_path, model_class, auto_map):
+def test_the_configuration_names_the_classes(tiny_model, tmp_path, model_class, expected):
     model = tiny_model(model_class)
     model.config.auto_map = {"AutoModelForVideoClassification": "elsewhere.Model"}
     model.save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["auto_map"] == auto_map
+    assert saved["auto_map"] == expected
     pipelines = {"video-classification", "zero-shot-video-classification"}
     assert set(saved.get("custom_pipelines", ())) == (pipelines if model_class.base_model_prefix == "ila" else set())
     assert not hasattr(model.config, "custom_pipelines")
     assert not hasattr(type(model.config).from_pretrained(tmp_path), "custom_pipelines")
-    assert {file.name for file in tmp_path.glob("*.py")} == CODE - {
-        "processing_ila.py",
-        "video_processing_ila.py",
-        "sampling.py",
-    }
+    assert {file.name for file in tmp_path.glob("*.py")} == MODEL_CODE
+
+
+def test_a_sharded_model_saves_our_code(tiny_model, tmp_path):
+    """`fully_shard` gives the model a class of its own, in a file of torch."""
+    model = tiny_model(ILAForVideoClassification)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        model.save_pretrained(tmp_path, state_dict=weights)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert type(model).__name__ == "FSDPILAForVideoClassification"
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["architectures"] == ["ILAForVideoClassification"]
+    assert saved["auto_map"] == auto_map("ILAForVideoClassification")
+    assert {file.name for file in tmp_path.glob("*.py")} == MODEL_CODE
+
+
+@pytest.mark.parametrize("module", ["mine", "__main__"])
+@pytest.mark.parametrize("base", HEADS)
+def test_a_subclass_saves_the_code_of_ours(tmp_path, base, module):
+    model = type("Mine", (base,), {"__module__": module})(tiny_config())
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        assert json.loads((tmp_path / "config.json").read_text())["auto_map"] == auto_map(base.__name__)
+    assert {file.name for file in tmp_path.glob("*.py")} == MODEL_CODE
+    assert (type(model).__module__, model.__module__, model._auto_class) == (module, module, base._auto_class)
+
+
+def test_a_registered_subclass_saves_its_own(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("from ila_hf import ILAModel\n\n\nclass Mine(ILAModel):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    mine = importlib.import_module("mine")
+    mine.Mine.register_for_auto_class("AutoModel")
+    mine.Mine(tiny_config()).save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved/config.json").read_text())
+    assert saved["auto_map"] == {"AutoConfig": "configuration_ila.ILAConfig", "AutoModel": "mine.Mine"}
+    assert "custom_pipelines" not in saved
+    assert {file.name for file in (tmp_path / "saved").glob("*.py")} == {"mine.py", "configuration_ila.py"}
 
 
 def test_the_processors_name_their_classes(tmp_path):

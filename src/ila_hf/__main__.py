@@ -3,6 +3,8 @@
 
 import argparse
 import importlib
+import sys
+from pathlib import Path
 
 
 # sub-command -> (module with `add_arguments` and `run`, help); a module is imported only when it is asked for
@@ -19,7 +21,11 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a sub-command; `ila-hf --help` lists them."""
+    """Run a sub-command; `ila-hf --help` lists them.
+
+    What a user can mend is told in one line, with exit status 2: errors of values, files, videos and the Hub, and
+    missing packages. Any other error keeps its traceback.
+    """
     parser = argparse.ArgumentParser(prog="ila-hf", description="Video recognition with ILA.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (_, text) in COMMANDS.items():
@@ -28,7 +34,24 @@ def main(arguments: list[str] | None = None) -> None:
     module = importlib.import_module(f".{COMMANDS[command.command][0]}", __package__)
     subparser = argparse.ArgumentParser(prog=f"ila-hf {command.command}", description=COMMANDS[command.command][1])
     module.add_arguments(subparser)
-    module.run(subparser.parse_args(rest))
+    given = subparser.parse_args(rest)
+    try:
+        _check_model(getattr(given, "model", None))
+        module.run(given)
+    except (ValueError, OSError, ImportError) as error:
+        if isinstance(error, ImportError) and error.name is not None:  # it is of Python's own, no message of ours
+            raise
+        lines = (line.strip() for line in str(error).splitlines())
+        print(f"{subparser.prog}: {' '.join(lines)}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _check_model(name: str | None) -> None:
+    """Refuse what can be no Hub id, and is no folder, before the Hub is asked for it."""
+    if name is None or Path(name).is_dir():
+        return
+    if name.startswith((".", "/")) or name.count("/") > 1:
+        raise FileNotFoundError(f"There is no folder {name!r}.")
 
 
 if __name__ == "__main__":

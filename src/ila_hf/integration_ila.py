@@ -37,8 +37,8 @@ class ILAMultiframeIntegration(nn.Module):
     def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
         positions: torch.Tensor = self.position_embedding
         num_frames = frame_features.shape[1]
-        # Asking a graph of any T whether T is `num_frames` would make it one of that length
-        if not statically_known_true(num_frames == positions.shape[1]):
+        # Asking a graph of any T whether T is `num_frames` would make it one of that length; in a trace T is a tensor
+        if isinstance(num_frames, torch.Tensor) or not statically_known_true(num_frames == positions.shape[1]):
             positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
             positions = positions.transpose(1, 2)  # (1, T, E)
         hidden_states = frame_features + positions

@@ -40,7 +40,7 @@ from transformers.models.clip.modeling_clip import (
     image_text_contrastive_loss,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, generic, output_capturing
+from transformers.utils import TransformersKwargs, generic, is_tracing, output_capturing
 
 from .alignment_ila import (
     ILAAlignedResidual,
@@ -53,6 +53,7 @@ from .alignment_ila import (
 from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
 from .outputs_ila import ILAClassifierOutput, ILAEncoderOutput, ILAOutput, ILAVisionModelOutput
+from .quantization import mend_quantized_files
 from .remote_code_ila import ILARemoteCodeMixin
 
 
@@ -201,10 +202,15 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in every model; the logit scale is saved as CLIP has it, also after `flatten_scalars`."""
+        is_quantized = getattr(self, "hf_quantizer", None) is not None
+        if is_quantized and kwargs.get("push_to_hub"):
+            raise ValueError("A quantised model is written, then mended: push it with `model.push_to_hub`.")
         state_dict = self.state_dict() if kwargs.get("state_dict") is None else dict(kwargs["state_dict"])
         if "logit_scale" in state_dict:
             kwargs["state_dict"] = {**state_dict, "logit_scale": state_dict["logit_scale"].reshape(())}
         super().save_pretrained(save_directory, *args, **kwargs)
+        if is_quantized and kwargs.get("is_main_process", True):
+            mend_quantized_files(save_directory)
 
     def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As in every model; the integration transformer follows, whose configuration is no part of the model's."""
@@ -641,9 +647,23 @@ class ILAForVideoTextClassification(ILAModel):
 
     def _encode_class_texts(self) -> torch.Tensor:
         input_ids = self._class_text_ids()
-        if not torch.compiler.is_compiling() and (input_ids == ILAClassTexts.UNSET).any():
+        if not is_tracing() and (input_ids == ILAClassTexts.UNSET).any():
             raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
         return cast("torch.Tensor", self.get_text_features(input_ids, return_dict=True).pooler_output)
+
+    def _class_features_key(self, tensors: list[torch.Tensor]) -> list[Any]:
+        """What the features depend on: loaded weights, a step, a move or cast, autocast, each changes it.
+
+        Writing to `.data`, as peft does when it merges, leaves no trace but the values; adding them up costs little
+        beside a clip. Offloaded, quantised and split weights have no plain values; see `train` for these.
+        """
+        device_type = self._class_text_ids().device.type
+        autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
+        states = [(t.is_meta or id(t), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors]
+        plain = [t for t in tensors if type(t) is nn.Parameter and not t.is_meta]
+        sums = [t.sum(dtype=torch.float32) for t in plain]
+        values = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
+        return [autocast, self.text_model.config._attn_implementation, states, values]
 
     def class_features(self) -> torch.Tensor:
         """Text features (K, E) of the class texts, computed once while the text tower does not train."""
@@ -651,29 +671,26 @@ class ILAForVideoTextClassification(ILAModel):
         trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
         is_random = self.text_model.training and bool(self.config.text_config.attention_dropout)
         is_replica = getattr(self, "_is_replica", False)  # of DataParallel: it has no parameters to look at
+        if trains or is_random or is_replica or is_tracing():
+            self._class_features = None
+            return self._encode_class_texts()
+        tensors = [self.class_texts.input_ids, *parameters]
+        key = self._class_features_key(tensors)
+        stored = self._class_features  # another thread may replace it
+        if stored is not None and stored[0] == key:
+            return stored[1]
+        # Features made in inference mode could not be used in a later training step
+        with torch.inference_mode(False), torch.no_grad():
+            features = self._encode_class_texts()
         # Whether an adapter is in use cannot be seen from the weights; peft's layers have this attribute
         towers = (self.text_model, self.text_projection)
-        is_adapted = any(hasattr(module, "merged_adapters") for tower in towers for module in tower.modules())
-        if trains or is_random or is_replica or is_adapted or torch.compiler.is_compiling():
-            self._class_features = None  # fused optimizers step without a new version of the weights
-            return self._encode_class_texts()
-        # Loaded weights, a step, a move or cast, and autocast each change the key. The tensors are kept beside it, so
-        # that no other can come to lie at their addresses; quantised and offloaded ones have none.
-        device_type = self._class_text_ids().device.type
-        autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
-        tensors = [self.class_texts.input_ids, *parameters]
-        state = (
-            (t.is_meta or id(t), t.data_ptr(), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors
-        )
-        key = [autocast, *state]
-        if self._class_features is None or self._class_features[0] != key:
-            # Features made in inference mode could not be used in a later training step
-            with torch.inference_mode(False), torch.no_grad():
-                self._class_features = (key, self._encode_class_texts(), tensors)
-        return self._class_features[1]
+        if not any(hasattr(module, "merged_adapters") for tower in towers for module in tower.modules()):
+            # The tensors are kept, so that no other can get their ids
+            self._class_features = (key, features, tensors)
+        return features
 
     def train(self, mode: bool = True) -> "ILAForVideoTextClassification":
-        """Switch the mode; text features are computed anew after a change, whatever wrote to the weights."""
+        """Switch the mode; text features are computed anew after a change, whatever wrote to whatever weights."""
         if mode != self.training:  # Trainer calls this before every step
             self._class_features = None
         return cast("ILAForVideoTextClassification", super().train(mode))

@@ -32,29 +32,47 @@ class ILARemoteCodeMixin:
         parent._initialize_weights(module)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
-        """As in every model, with the names of the classes in the configuration."""
+        """As in every model, with the names of the classes in the configuration.
+
+        A class made from ours, by `fully_shard` or by you, saves the code of ours and none of its own, unless it has
+        been registered: `register_for_auto_class`.
+        """
         # Imported here, as it imports this file; by this line it is copied
         from .pipeline_ila import CUSTOM_PIPELINES
 
         parent: Any = super()
-        self.config.auto_map = self._auto_map()
-        if self.config.model_type == "ila":
+        code = self._saved_class()
+        self.config.auto_map = self._auto_map(code)
+        if _is_ours(code) and self.config.model_type == "ila":
             self.config.custom_pipelines = CUSTOM_PIPELINES
+        # transformers copies the file of the model's module, and enters its class into the `auto_map` under its
+        # `_auto_class`. The entry, which would name torch's or your class, is replaced by that of the configuration
+        vars(self).update(__module__=code.__module__, _auto_class="AutoConfig")
         try:
             parent.save_pretrained(*args, **kwargs)
         finally:
+            for name in ("__module__", "_auto_class"):
+                del vars(self)[name]
             # Where it stays, transformers makes no pipeline without `trust_remote_code`
             vars(self.config).pop("custom_pipelines", None)
 
-    def _auto_map(self) -> dict[str, str]:
+    def _saved_class(self) -> Any:
+        """The class whose code is saved: the nearest that is ours or registered."""
+        return next(base for base in type(self).__mro__ if _is_ours(base) or vars(base).get("_auto_class"))
+
+    def _auto_map(self, code: Any) -> dict[str, str]:
         """Which class of the saved code each auto class loads; as it is where the package is installed."""
-        name = next(base.__name__ for base in type(self).__mro__ if base.__module__.endswith("modeling_ila"))
         auto_map = {"AutoConfig": f"configuration_ila.{type(self.config).__name__}"}
-        if self.config.model_type != "ila":
-            return {**auto_map, "AutoModel": f"modeling_ila.{name}"}
-        classifier = name if name in _CLASSIFIERS else _CLASSIFIERS[0]
+        name = f"{code.__module__.rpartition('.')[2]}.{code.__name__}"
+        if not _is_ours(code) or self.config.model_type != "ila":
+            return {**auto_map, code._auto_class: name}
+        classifier = code.__name__ if code.__name__ in _CLASSIFIERS else _CLASSIFIERS[0]
         return {
             **auto_map,
             "AutoModel": "modeling_ila.ILAModel",
             "AutoModelForVideoClassification": f"modeling_ila.{classifier}",
         }
+
+
+def _is_ours(model_class: type) -> bool:
+    return model_class.__module__.rpartition(".")[2] == "modeling_ila"

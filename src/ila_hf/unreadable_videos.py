@@ -10,7 +10,6 @@ file a line in the list, not the scan.
 import argparse
 import json
 import multiprocessing
-import sys
 import tempfile
 import time
 import uuid
@@ -216,26 +215,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf check`; exits with 1 if videos cannot be read, with 2 if there is nothing to check."""
+    """Run `ila-hf check`; exits with 1 if videos cannot be read.
+
+    Raises:
+        ValueError, OSError: If there is nothing to check, or for an argument that cannot be.
+    """
     from .video_data import load_videos
 
-    try:
-        if arguments.num_frames < 0:
-            raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")
-        data = load_videos(
-            arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
-        )
-        limits = VideoLimits(arguments.decode_seconds, arguments.max_pixels, arguments.max_url_bytes)
-        output = Path(arguments.output_file)
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lines = output.open("w", encoding="utf-8")
-    except (ValueError, OSError) as failure:
-        print(f"ila-hf check: {failure}", file=sys.stderr)
-        raise SystemExit(2) from failure
+    if arguments.num_frames < 0:
+        raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")
+    data = load_videos(
+        arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
+    )
+    limits = VideoLimits(arguments.decode_seconds, arguments.max_pixels, arguments.max_url_bytes)
+    output = Path(arguments.output_file)
+    output.parent.mkdir(parents=True, exist_ok=True)
     videos = sorted(set(data["video"]))
     count = 0
     results = check_videos(videos, arguments.num_workers, arguments.num_frames or None, limits)
-    with lines:  # written as they are found: what has been read is not lost when the scan is ended
+    # Written as they are found: what has been read is not lost when the scan is ended
+    with output.open("w", encoding="utf-8") as lines:
         for video, error in tqdm(results, total=len(videos), desc="Reading videos", unit="video"):
             if error is not None:
                 count += 1

@@ -83,7 +83,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf visualize`."""
+    """Run `ila-hf visualize`.
+
+    Raises:
+        ValueError: If the name of the picture does not end as one that pillow can write.
+    """
+    suffix = Path(arguments.output).suffix
+    if Image.registered_extensions().get(suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"`output` must end as a picture does, such as .png or .jpg, got {arguments.output!r}.")
     model = AutoModelForVideoClassification.from_pretrained(arguments.model)
     picture = visualize_video(model, AutoVideoProcessor.from_pretrained(arguments.model), arguments.video)
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
