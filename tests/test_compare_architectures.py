@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from ila_hf.motion_videos import HARD_CLASSES
 
@@ -136,6 +137,8 @@ def test_at_most_six_numbers_of_steps_with_the_last(compare):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_models_have_the_same_towers_and_a_frozen_text_tower(compare, name):
+    if name == "X-CLIP" and transformers.__version__.startswith("5.11."):
+        pytest.skip("5.11 starts X-CLIP's prompt with a spread of 1; the numbers are those of 5.23")
     torch.manual_seed(0)
     model = compare.build_model(name, HARD_CLASSES)
     output = model(torch.randn(2, 8, 3, 32, 32), labels=torch.tensor([1, 5]))

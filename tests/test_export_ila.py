@@ -12,7 +12,6 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from conftest import make_model
-from torchao.quantization import Int8WeightOnlyConfig
 from transformers import TorchAoConfig
 
 import ila_hf.export_ila
@@ -319,12 +318,16 @@ def test_an_opset_that_the_converter_does_not_reach(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_offloaded_and_quantised_models(folder, tiny_model):
+def test_an_offloaded_model(tiny_model):
     with pytest.raises(
         ValueError, match=r"offloaded weights cannot be exported, got '.*' on the meta device.*device_map"
     ):
         inference_graph(cpu_offload(tiny_model(), execution_device="cpu"))
-    scheme = TorchAoConfig(Int8WeightOnlyConfig(set_inductor_config=False))
+
+
+def test_a_quantised_model(folder):
+    torchao = pytest.importorskip("torchao.quantization", reason="it needs a newer torch than the lowest supported")
+    scheme = TorchAoConfig(torchao.Int8WeightOnlyConfig(set_inductor_config=False))
     model = ILAForVideoTextClassification.from_pretrained(folder, quantization_config=scheme)
     with pytest.raises(ValueError, match="A quantised model cannot be exported: load the model that it was made of"):
         inference_graph(model)
