@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+import transformers
 
 from ila_hf.checkpoints import find_last_checkpoint, what_is_missing
 from ila_hf.motion_videos import make_motion_videos
@@ -138,11 +139,8 @@ def assert_same_runs(one, other):
 @pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_killed_run_resumes_exactly(data, tmp_path, script, processes):
-    if processes > 1 and script == TRAINER:
-        try:
-            torch.serialization.default_restore_location(torch.UntypedStorage(1), "cpu:0")
-        except RuntimeError:
-            pytest.skip("this torch cannot load to cpu:0, where the Trainer has the tensors of one process of several")
+    if processes > 1 and script == TRAINER and transformers.__version__.startswith("5.11."):
+        pytest.skip("in several processes on the CPU 5.11 loads the optimizer to cpu:0, which torch does not know")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     epochs = {"num_train_epochs": 2 * processes}  # in two processes they have half the steps
     finish(start(command(script, data, whole, processes, **epochs)))
