@@ -40,8 +40,8 @@ from transformers import XCLIPConfig, XCLIPModel, get_cosine_schedule_with_warmu
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ila_hf import ILAForVideoTextClassification, sample_frame_indices
-from ila_hf.motion_videos import HARD_CLASSES, MOTIONS, SPLIT_STRIDE, draw_clip, draw_hard_clip, load_backgrounds
-from ila_hf.tiny import tiny_config, tiny_processor, tiny_tokenizer
+from ila_hf.demo.motion_videos import HARD_CLASSES, MOTIONS, SPLIT_STRIDE, draw_clip, draw_hard_clip, load_backgrounds
+from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
 
 
 matplotlib.use("Agg")

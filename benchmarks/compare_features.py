@@ -41,8 +41,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_PRETRAINING_MAPPING_NAMES
 
 from ila_hf import ILAForVideoTextClassification, ILAModel
-from ila_hf.motion_videos import draw_clip, write_video
-from ila_hf.tiny import tiny_config, tiny_processor
+from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 
 SIZE, FRAMES = 32, 8

@@ -29,8 +29,8 @@ from transformers import VideoMAEImageProcessor
 from transformers.video_utils import load_video
 
 from ila_hf import ILAVideoProcessor, read_video, sample_frame_indices
-from ila_hf.video_clips import ClipReader, VideoClips, collate_clips
-from ila_hf.video_data import load_videos
+from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
+from ila_hf.data.video_data import load_videos
 from ila_hf.video_reading import torchcodec_decoder
 
 

@@ -13,10 +13,10 @@ import torch
 from transformers import pipeline
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVideoProcessor
-from ila_hf.motion_videos import OPPOSITES
-from ila_hf.video_clips import ClipReader, VideoClips, collate_clips
-from ila_hf.video_data import load_video_folder
-from ila_hf.visualization import visualize_video
+from ila_hf.analysis.visualization import visualize_video
+from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
+from ila_hf.data.video_data import load_video_folder
+from ila_hf.demo.motion_videos import OPPOSITES
 
 
 @torch.no_grad()

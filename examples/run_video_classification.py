@@ -18,9 +18,11 @@ from pathlib import Path
 
 from transformers.trainer_utils import enable_full_determinism, set_seed
 
-from ila_hf.arguments import DataArguments, ModelArguments, parse_arguments
-from ila_hf.checkpoints import check_writable, checkpoint_to_resume
-from ila_hf.finetuning import (
+from ila_hf.data.video_clips import collate_clips
+from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
+from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
+from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
+from ila_hf.training.finetuning import (
     check_splits,
     describe_data_recipe,
     is_trained,
@@ -29,9 +31,7 @@ from ila_hf.finetuning import (
     load_splits,
     make_clips,
 )
-from ila_hf.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
-from ila_hf.training import ILATrainer, ILATrainingArguments
-from ila_hf.video_clips import collate_clips
+from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
 
 
 logger = logging.getLogger(__name__)

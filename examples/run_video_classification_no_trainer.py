@@ -25,8 +25,12 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from ila_hf import ILAProcessor, ILAVideoProcessor
-from ila_hf.arguments import DataArguments, ModelArguments, parse_arguments
-from ila_hf.checkpoints import (
+from ila_hf.data.video_clips import ClipSampler, VideoClips, collate_clips
+from ila_hf.evaluation.model_card import card_from_run
+from ila_hf.evaluation.reports import draw_curves, write_confusion_matrix
+from ila_hf.evaluation.views import Evaluation, predict
+from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
+from ila_hf.training.checkpoints import (
     check_writable,
     checkpoint_folder,
     checkpoint_to_resume,
@@ -35,15 +39,11 @@ from ila_hf.checkpoints import (
     unmark,
     writing,
 )
-from ila_hf.evaluation import Evaluation, predict
-from ila_hf.finetuning import ClipSets, load_config, load_model_and_processor, load_splits, make_clips
-from ila_hf.hub import open_repo, push_folder
-from ila_hf.model_card import card_from_run
-from ila_hf.optimization import ClipMixer, parameter_groups
-from ila_hf.reports import draw_curves, write_confusion_matrix
-from ila_hf.sync_batch_norm import share_statistics
-from ila_hf.training import LossRecord, batch_losses, check_gradient
-from ila_hf.video_clips import ClipSampler, VideoClips, collate_clips
+from ila_hf.training.finetuning import ClipSets, load_config, load_model_and_processor, load_splits, make_clips
+from ila_hf.training.hub import open_repo, push_folder
+from ila_hf.training.optimization import ClipMixer, parameter_groups
+from ila_hf.training.sync_batch_norm import share_statistics
+from ila_hf.training.trainer import LossRecord, batch_losses, check_gradient
 
 
 logger = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from ila_hf import ILAForVideoTextClassification
-from ila_hf.motion_videos import MOTIONS, draw_clip, write_video
-from ila_hf.tiny import tiny_config, tiny_processor
+from ila_hf.demo.motion_videos import MOTIONS, draw_clip, write_video
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import torch
 from test_golden import original_weights
 
 from ila_hf.__main__ import COMMANDS
-from ila_hf.tiny import tiny_config, tiny_processor
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 
 ROOT = Path(__file__).parent.parent

@@ -311,7 +311,7 @@ def test_maps_of_many_sizes(tiny_model, vision, grid):
 
 def test_points_start_in_the_centre(clips):
     from ila_hf import ILAVisionModel
-    from ila_hf.tiny import tiny_config
+    from ila_hf.demo.tiny import tiny_config
 
     model = ILAVisionModel(tiny_config().vision_config).eval()
     outputs = model(clips, output_alignments=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from ila_hf.motion_videos import HARD_CLASSES
+from ila_hf.demo.motion_videos import HARD_CLASSES
 
 
 MODELS = ["no alignment", "X-CLIP", "paper", "paper + interaction token", "released"]

@@ -9,7 +9,7 @@ import pytest
 from damaged_videos import make_damaged_videos, read_damaged_videos
 from test_video_reading import BACKENDS
 
-from ila_hf.unreadable_videos import check_videos
+from ila_hf.data.unreadable_videos import check_videos
 from ila_hf.video_sources import VideoLimits
 
 

@@ -21,8 +21,8 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor, CL
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main as ila_hf
-from ila_hf.motion_videos import MOTIONS, make_motion_videos
-from ila_hf.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
+from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 
 
 ROOT = Path(__file__).parent.parent

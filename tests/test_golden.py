@@ -22,8 +22,8 @@ from hub_server import HubServer
 from safetensors.torch import load_file, save_file
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAProcessor, ILAVideoProcessor
-from ila_hf.convert_ila_checkpoint import convert_state_dict, infer_config
-from ila_hf.tiny import tiny_tokenizer
+from ila_hf.conversion.convert_ila_checkpoint import convert_state_dict, infer_config
+from ila_hf.demo.tiny import tiny_tokenizer
 
 
 FIXTURES = Path(__file__).parent / "fixtures" / "official"

@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from ila_hf import ILAForVideoTextClassification, motion_videos
+from ila_hf import ILAForVideoTextClassification
 from ila_hf.__main__ import main
-from ila_hf.tiny import tiny_config, tiny_processor
+from ila_hf.demo import motion_videos
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 
 @pytest.fixture(scope="module")

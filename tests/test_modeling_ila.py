@@ -15,8 +15,8 @@ from ila_hf import (
     ILATextModel,
     ILAVisionModel,
 )
-from ila_hf.motion_videos import MOTIONS
-from ila_hf.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 
 
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)

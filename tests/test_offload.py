@@ -12,7 +12,7 @@ from accelerate import cpu_offload, disk_offload, dispatch_model, infer_auto_dev
 from accelerate.hooks import AlignDevicesHook, add_hook_to_module, attach_execution_device_hook
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAModel, ILAVisionModel
-from ila_hf.tiny import tiny_tokenizer
+from ila_hf.demo.tiny import tiny_tokenizer
 
 
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)

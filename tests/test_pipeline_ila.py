@@ -23,12 +23,12 @@ from transformers import (
 )
 
 from ila_hf import ILAForVideoClassification, ILAModel, ILAProcessor, VideoReadError, read_video
+from ila_hf.demo.tiny import tiny_processor
 from ila_hf.pipeline_ila import (
     ILAVideoClassificationPipeline,
     ILAZeroShotVideoClassificationPipeline,
     register_pipelines,
 )
-from ila_hf.tiny import tiny_processor
 
 
 register_pipelines()

@@ -22,7 +22,7 @@ from ila_hf import (
     ILAVideoProcessor,
     ILAVisionModel,
 )
-from ila_hf.tiny import tiny_config, tiny_processor
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 
 @pytest.fixture

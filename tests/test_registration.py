@@ -9,7 +9,7 @@ import pytest
 
 import ila_hf
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
-from ila_hf.tiny import tiny_processor
+from ila_hf.demo.tiny import tiny_processor
 
 
 OPTIONAL = ("decord", "onnx", "onnxruntime", "onnxscript", "peft", "torchao", "torchcodec")
@@ -37,7 +37,7 @@ import ila_hf
 print(json.dumps(sorted({name.split(".")[0] for name in set(sys.modules) - before})))
 """
     # transformers.models.ila is an alias of the package
-    assert set(run_python(code)) <= {"ila_hf", "wrapt", "transformers"}
+    assert set(run_python(code)) <= {"ila_hf", "lazy_loader", "wrapt", "transformers"}
 
 
 def test_optional_dependencies_are_not_needed():
@@ -47,9 +47,10 @@ sys.modules.update(dict.fromkeys({OPTIONAL}))  # None: not installed
 import importlib, json, pkgutil, ila_hf
 names = [type(getattr(ila_hf, name)).__name__ for name in ila_hf.__all__]
 for_training = [name for name in ("datasets", "evaluate", "matplotlib") if name in sys.modules]
-modules = [module.name for module in pkgutil.iter_modules(ila_hf.__path__) if module.name != "__main__"]
+modules = [module.name for module in pkgutil.walk_packages(ila_hf.__path__, "ila_hf.")]
+modules.remove("ila_hf.__main__")
 for module in modules:
-    importlib.import_module(f"ila_hf.{{module}}")
+    importlib.import_module(module)
 print(json.dumps([len(modules), len(names), for_training]))
 """
     modules, names, for_training = run_python(code)
@@ -118,5 +119,5 @@ print(json.dumps([
 def test_public_names():
     assert set(ila_hf.__all__) <= set(dir(ila_hf))
     assert all(getattr(ila_hf, name) is not None for name in ila_hf.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'ILAConfiguration'"):
+    with pytest.raises(AttributeError, match="attribute ILAConfiguration"):
         _ = ila_hf.ILAConfiguration

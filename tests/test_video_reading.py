@@ -16,7 +16,7 @@ from PIL import Image
 from video_files import VIDEOS, encode, pictures
 
 from ila_hf import VideoLimits, VideoReadError, read_video
-from ila_hf.motion_videos import write_video
+from ila_hf.demo.motion_videos import write_video
 from ila_hf.video_reading import torchcodec_decoder
 from ila_hf.video_seeking import MisplacedFrameError, plan_runs
 from ila_hf.video_sources import VideoNotFoundError

@@ -9,14 +9,14 @@ from pathlib import Path
 
 # sub-command -> (module with `add_arguments` and `run`, help); a module is imported only when it is asked for
 COMMANDS = {
-    "check": ("unreadable_videos", "find the videos of a data set that cannot be read"),
-    "convert": ("convert_ila_checkpoint", "convert a released checkpoint"),
-    "export": ("export_ila", "export a model to ONNX or torch.export"),
-    "model-cards": ("model_card", "write the cards of the published variants"),
-    "motion-videos": ("motion_videos", "make a small labelled video set"),
-    "temporal-score": ("metrics", "compare the accuracy on temporal classes with that on static ones"),
-    "tiny-model": ("tiny", "make a tiny model to train from scratch"),
-    "visualize": ("visualization", "draw the interactive points on the frames of a clip"),
+    "check": ("data.unreadable_videos", "find the videos of a data set that cannot be read"),
+    "convert": ("conversion.convert_ila_checkpoint", "convert a released checkpoint"),
+    "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
+    "model-cards": ("evaluation.model_card", "write the cards of the published variants"),
+    "motion-videos": ("demo.motion_videos", "make a small labelled video set"),
+    "temporal-score": ("evaluation.metrics", "compare the accuracy on temporal classes with that on static ones"),
+    "tiny-model": ("demo.tiny", "make a tiny model to train from scratch"),
+    "visualize": ("analysis.visualization", "draw the interactive points on the frames of a clip"),
 }
 
 

@@ -3,7 +3,7 @@
 import unittest
 
 from ila_hf import ILAProcessor, ILAVideoProcessor
-from ila_hf.tiny import tiny_tokenizer
+from ila_hf.demo.tiny import tiny_tokenizer
 
 from . import upstream
 

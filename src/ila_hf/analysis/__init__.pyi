@@ -1,0 +1,2 @@
+from .visualization import draw_interactive_points as draw_interactive_points
+from .visualization import visualize_video as visualize_video

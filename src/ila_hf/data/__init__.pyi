@@ -1,0 +1,16 @@
+from .class_labels import read_labels as read_labels
+from .unreadable_videos import UnreadableVideos as UnreadableVideos
+from .unreadable_videos import check_videos as check_videos
+from .video_clips import ClipReader as ClipReader
+from .video_clips import ClipSampler as ClipSampler
+from .video_clips import VideoClips as VideoClips
+from .video_clips import collate_clips as collate_clips
+from .video_clips import stream_clips as stream_clips
+from .video_data import leave_out as leave_out
+from .video_data import load_video_dataset as load_video_dataset
+from .video_data import load_video_folder as load_video_folder
+from .video_data import load_video_list as load_video_list
+from .video_data import load_videos as load_videos
+from .video_transforms import MultiScaleCrop as MultiScaleCrop
+from .video_transforms import names_a_side as names_a_side
+from .video_transforms import training_transform as training_transform

@@ -1,0 +1,308 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Labelled videos as `datasets`: where they are and what they show. Nothing is decoded here; see video_clips.py.
+
+Every loader gives the columns `video` (a path, an http(s) URL, or a dict of `path` and `bytes`) and `label`
+(ClassLabel).
+"""
+
+import csv
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, Video, load_dataset
+
+from ..video_sources import is_url
+
+
+# What FFmpeg reads under these names; `datasets` itself would pass over .webm, which is what SSv2 ships
+VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+LIST_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
+
+_MAX_CLASS_ID = 100_000
+
+# Where it stands in its file, the video, the class
+_Row = tuple[str, Any, Any]
+
+
+def load_videos(
+    source: str | Path,
+    label_names: Sequence[str] | None = None,
+    video_root: str | Path | None = None,
+    allow_outside_root: bool = False,
+) -> Dataset:
+    """A folder of class folders, or a list: csv, json lines, json, SSv2's json, or text of a file and a class a line.
+
+    Args:
+        source: The folder or the list.
+        label_names: The classes in the order of their ids, as of another split or of [`read_labels`]. Default: those
+            found, sorted.
+        video_root: Folder of the videos of a list. Default: that of the list.
+        allow_outside_root: Whether a list may name files that are not in that folder.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or list, or none of the videos that it names.
+        ValueError: If it is none of these, names no videos, or a class that is not among `label_names`.
+    """
+    source = Path(source)
+    if source.is_dir():
+        if video_root is not None:
+            raise ValueError(f"`video_root` is for lists; {str(source)!r} is a folder of class folders.")
+        return load_video_folder(source, label_names)
+    return load_video_list(source, label_names, video_root, allow_outside_root)
+
+
+def load_video_folder(folder: str | Path, label_names: Sequence[str] | None = None) -> Dataset:
+    """Video files sorted into one folder per class, `folder/<class>/**/<file>`; hidden ones do not count.
+
+    Args, returns and errors as in [`load_videos`].
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    files = sorted(
+        f
+        for f in folder.glob("*/**/*")
+        if f.suffix.lower() in VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in f.relative_to(folder).parts)
+        and not f.is_dir()
+    )
+    if not files:
+        raise ValueError(
+            f"{str(folder)!r} holds no video files in class folders (<class>/<file>{VIDEO_SUFFIXES[5]}, …)."
+        )
+    return _dataset([(str(f), str(f), f.relative_to(folder).parts[0]) for f in files], folder, label_names)
+
+
+def load_video_list(
+    file: str | Path,
+    label_names: Sequence[str] | None = None,
+    video_root: str | Path | None = None,
+    allow_outside_root: bool = False,
+) -> Dataset:
+    """Videos that a file lists.
+
+    csv: columns `video` and `label`. json lines, or a json list of objects: `video` and `label`, or SSv2's `id` and
+    `template`, whose videos are `<id>.webm`. Text, as the original repository has it: a path, which may hold spaces,
+    and the last word of the line, the class. Classes are names, or, where all are whole numbers, ids; with
+    `label_names`, a number that is not one of them is an id.
+
+    Args, returns and errors as in [`load_videos`]. Videos that do not exist are a warning, if there are others: they
+    count as unreadable.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no file {str(file)!r}.")
+    read = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows, ".txt": _text_rows}.get(file.suffix.lower())
+    if read is None:
+        raise ValueError(f"A list of videos is one of {', '.join(LIST_SUFFIXES)}, got {str(file)!r}.")
+    root = file.parent if video_root is None else Path(video_root)
+    real_root = os.path.realpath(root)
+    rows, missing = [], []
+    for place, video, label in _decoded(read, file):
+        video = video.strip() if isinstance(video, str) else video
+        label = label.strip() if isinstance(label, str) else label
+        if not isinstance(video, str) or not isinstance(label, str | int) or "" in (video, label) or "\0" in video:
+            raise ValueError(f"{place}: a video and a label are needed, got {video!r} and {label!r}.")
+        if is_url(video):
+            if not video.lower().startswith(("http://", "https://")):
+                raise ValueError(f"{place}: URLs must be http or https, got {video!r}.")
+        else:
+            video = str(root / video)
+            if not allow_outside_root and not _is_inside(video, real_root):
+                raise ValueError(
+                    f"{place}: {video!r} is outside of {str(root)!r}. Name the folder of the videos (`video_root`), "
+                    "or allow files from everywhere (`allow_outside_root`)."
+                )
+            if not os.path.isfile(video):
+                missing.append(video)
+        rows.append((place, video, label))
+    if rows and len(missing) == len(rows):
+        raise FileNotFoundError(f"None of the {len(rows)} videos of {str(file)!r} exists, such as {missing[0]!r}.")
+    if missing:
+        warnings.warn(
+            f"{len(missing)} of the {len(rows)} videos of {str(file)!r} do not exist, such as {missing[0]!r}.",
+            stacklevel=2,
+        )
+    if all(str(label).isdecimal() for _, _, label in rows) and label_names is None:
+        rows = [(place, video, int(label)) for place, video, label in rows]
+    return _dataset(rows, file, label_names)
+
+
+def _decoded(read: Callable[[Path], Iterable[_Row]], file: Path) -> list[_Row]:
+    try:
+        return list(read(file))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{str(file)!r} is not text in UTF-8: {error}.") from error
+    except csv.Error as error:
+        raise ValueError(f"{str(file)!r} is no csv: {error}.") from error
+
+
+def _is_inside(path: str, real_root: str) -> bool:
+    return os.path.commonpath([os.path.realpath(path), real_root]) == real_root
+
+
+def _csv_rows(file: Path) -> Iterator[_Row]:
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        reader = csv.DictReader(lines)
+        if not {"video", "label"} <= set(reader.fieldnames or []):
+            raise ValueError(f"{str(file)!r} must have the columns video and label, got {reader.fieldnames}.")
+        for row in reader:
+            yield f"{str(file)!r}, line {reader.line_num}", row["video"], row["label"]
+
+
+def _json_rows(file: Path) -> Iterator[_Row]:
+    text = file.read_text(encoding="utf-8-sig")
+    try:
+        if text.lstrip().startswith("["):
+            rows = [(f"{str(file)!r}, entry {i}", row) for i, row in enumerate(json.loads(text))]
+        else:
+            lines = enumerate(text.split("\n"), start=1)
+            rows = [(f"{str(file)!r}, line {i}", json.loads(line)) for i, line in lines if line.strip()]
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is neither a json list nor json lines: {error}.") from error
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(f"{place}: an object of video and label is needed, got {row!r}.")
+        if "video" in row:
+            yield place, row["video"], row.get("label")
+        elif "id" in row:  # SSv2: the class is the template without its brackets, the label has words in their place
+            label = str(row.get("template") or "").replace("[", "").replace("]", "")
+            yield place, f"{row['id']}.webm", label or row.get("label")
+        else:
+            raise ValueError(f"{place}: `video` and `label`, or SSv2's `id` and `template`, are needed, got {row!r}.")
+
+
+def _text_rows(file: Path) -> Iterator[_Row]:
+    for i, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            video, *label = line.strip().rsplit(maxsplit=1)
+            yield f"{str(file)!r}, line {i}", video, label[0] if label else None
+
+
+def _dataset(rows: Sequence[_Row], source: Any, label_names: Sequence[str] | None) -> Dataset:
+    if not rows:
+        raise ValueError(f"{str(source)!r} lists no videos.")
+    labels, names = _class_ids([label for _, _, label in rows], label_names, source)
+    features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
+    return Dataset.from_dict({"video": [video for _, video, _ in rows], "label": labels}, features=features)
+
+
+def _class_ids(labels: Sequence[Any], names: Sequence[str] | None, source: Any) -> tuple[list[int], list[str]]:
+    """Class ids, and the names in their order."""
+    found = sorted(set(labels), key=str)
+    ids: dict[Any, int] = {}
+    if names is not None:
+        names = list(names)
+        for i in range(len(names)):
+            ids[i] = ids[str(i)] = i
+        ids |= {name: i for i, name in enumerate(names)}
+    elif all(isinstance(label, int) for label in found):
+        if min(found) < 0 or max(found) > _MAX_CLASS_ID:
+            wrong = min(found) if min(found) < 0 else max(found)
+            raise ValueError(f"{str(source)!r} has the class id {wrong}; without names, ids are 0 to {_MAX_CLASS_ID}.")
+        names = [str(i) for i in range(max(found) + 1)]
+        ids = {i: i for i in range(len(names))}
+    else:
+        names = sorted(set(map(str, found)))
+        ids = {label: names.index(str(label)) for label in found}
+    unknown = [label for label in found if label not in ids]
+    if unknown:
+        raise ValueError(f"{str(source)!r} has classes that are not among the {len(names)} known: {unknown}.")
+    return [ids[label] for label in labels], names
+
+
+def load_video_dataset(
+    path: str,
+    name: str | None = None,
+    split: str = "train",
+    streaming: bool = False,
+    video_column: str | None = None,
+    label_column: str | None = None,
+    label_names: Sequence[str] | None = None,
+    **arguments: Any,
+) -> Dataset | IterableDataset:
+    """A data set of the Hub with a column of videos, or WebDataset shards.
+
+    Args:
+        path: Id of a data set, or a builder of `datasets`: "webdataset" with `data_files="shards/train-*.tar"` reads
+            shards whose samples are `<key>.mp4` (or another video) and `<key>.cls` (or another class).
+        name: Configuration of the data set.
+        split: Split of the data set.
+        streaming: Read it as it comes, without a copy on disk. Shards go to processes and data loader workers.
+        video_column: Default: the one with videos, the one called `video`, or, in shards, the one called as videos
+            end, such as `webm`.
+        label_column: Default: `label` or `cls`. "json.label" means the entry `label` of the column `json`.
+        label_names: As in [`load_videos`]. Streaming needs them, unless the column has them.
+        arguments: Of `datasets.load_dataset`.
+
+    Raises:
+        ValueError: For columns that do not exist, and for classes that cannot be known.
+    """
+    data = load_dataset(path, name, split=split, streaming=streaming, **arguments)
+    features = data.features
+    if features is None:
+        raise ValueError(f"The columns of {path!r} are not known; load it without `streaming`.")
+    if video_column is None:
+        videos = [column for column, feature in features.items() if isinstance(feature, Video)]
+        suffixes = [column for column in features if f".{column}" in VIDEO_SUFFIXES]
+        found = next((names for names in (videos, suffixes) if len(names) == 1 and "video" not in features), ["video"])
+        video_column = found[0]
+    if label_column is None:
+        label_column = next((column for column in ("label", "cls") if column in features), "label")
+    for column in (video_column, label_column.partition(".")[0]):
+        if column not in features:
+            raise ValueError(f"{path!r} has no column {column!r}; its columns are {sorted(features)}.")
+    if isinstance(features[video_column], Video):
+        data = data.cast_column(video_column, Video(decode=False))
+    feature = features.get(label_column)
+    own_names = feature.names if isinstance(feature, ClassLabel) else None
+    names = label_names or own_names
+    if not isinstance(data, IterableDataset):
+        column, *entry = label_column.split(".", 1)
+        labels = [row[entry[0]] if entry else row for row in data[column]]
+        ids, names = _class_ids([_own_name(label, own_names, path) for label in labels], names, path)
+        data = data.select_columns([video_column])
+        data = data if video_column == "video" else data.rename_column(video_column, "video")
+        return data.add_column("label", ids).cast_column("label", ClassLabel(names=names))
+    if names is None:
+        raise ValueError(f"The classes of {path!r} are not known while it streams: give `label_names`.")
+    pick = partial(_pick, video=video_column, label=label_column, own_names=own_names, names=list(names), source=path)
+    value = {"path": Value("string"), "bytes": Value("binary")}
+    is_file = isinstance(data.features[video_column], Video) or features[video_column] == Value("binary")
+    kinds = Features({"video": value if is_file else data.features[video_column], "label": ClassLabel(names=names)})
+    return data.map(pick, remove_columns=list(data.features), features=kinds)
+
+
+def _own_name(label: Any, names: Sequence[str] | None, source: str) -> Any:
+    """The name of a class id of the data set; the Hub marks videos without a class with -1."""
+    if label is None or (names is not None and not 0 <= label < len(names)):
+        raise ValueError(f"{source!r} has a video whose class is {label!r}; every video needs one.")
+    return label if names is None else names[label]
+
+
+def _pick(
+    row: dict[str, Any], video: str, label: str, own_names: Sequence[str] | None, names: list[str], source: str
+) -> dict[str, Any]:
+    """The video and the class of a row; a video of a shard is called by the shard too."""
+    column, *entry = label.split(".", 1)
+    value = _own_name(row[column][entry[0]] if entry else row[column], own_names, source)
+    file = {"path": None, "bytes": row[video]} if isinstance(row[video], bytes) else row[video]
+    if isinstance(file, dict) and "__url__" in row:
+        member = file["path"] or f"{row['__key__']}.{video}"
+        file = {"path": f"{row['__url__']}/{member}", "bytes": file["bytes"]}
+    return {"video": file, "label": _class_ids([value], names, source)[0][0]}
+
+
+def leave_out(data: Dataset, videos: Iterable[str]) -> Dataset:
+    """The data set without some videos, such as those that `ila-hf check` has listed, however paths are written."""
+    unwanted = set(map(_real, videos))
+    return data.select([i for i, video in enumerate(data["video"]) if _real(video) not in unwanted])
+
+
+def _real(video: str) -> str:
+    return video if is_url(video) else os.path.realpath(video)

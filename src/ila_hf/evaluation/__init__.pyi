@@ -1,0 +1,13 @@
+from .metrics import VideoClassificationMetric as VideoClassificationMetric
+from .metrics import class_accuracies as class_accuracies
+from .model_card import ILAModelCardData as ILAModelCardData
+from .model_card import card_from_run as card_from_run
+from .model_card import published_card as published_card
+from .reports import draw_confusion_matrix as draw_confusion_matrix
+from .reports import draw_curves as draw_curves
+from .reports import read_confusion_matrix as read_confusion_matrix
+from .reports import write_class_table as write_class_table
+from .reports import write_confusion_matrix as write_confusion_matrix
+from .views import Evaluation as Evaluation
+from .views import predict as predict
+from .views import view_probabilities as view_probabilities

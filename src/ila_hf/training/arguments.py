@@ -1,0 +1,229 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Arguments of the training scripts: flags, files of them, and both together."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from transformers import HfArgumentParser
+
+from ..configuration_ila import PRESET_NAMES
+from ..video_sources import VideoLimits
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of an ILA model, or of a plain CLIP."}
+    )
+    config_name: str | None = field(
+        default=None,
+        metadata={
+            "help": "Configuration of the model, a folder, a Hub id or one of "
+            f"{', '.join(PRESET_NAMES)}. With --model_name_or_path a plain CLIP becomes such a model; without, it is "
+            "trained from scratch."
+        },
+    )
+    processor_name: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of the ILA processor; default: that of the model, or a new one."},
+    )
+    tokenizer_name: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the tokenizer; default: that of the model."}
+    )
+    head: str | None = field(
+        default=None,
+        metadata={
+            "help": "text: compare with class texts; linear: a linear head. Default: the model's own, else text.",
+            "choices": ["text", "linear"],
+        },
+    )
+    num_frames: int | None = field(default=None, metadata={"help": "For a plain CLIP or from scratch: T."})
+    interaction_token: bool | None = field(
+        default=None, metadata={"help": "For a plain CLIP or from scratch: add our second token."}
+    )
+    freeze: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "What does not train: text, vision or clip (both towers) of CLIP, or trunk: all but the "
+            "classifier of a linear head, as in the linear probe of Table 12."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        self.freeze = [self.freeze] if isinstance(self.freeze, str) else self.freeze
+
+
+@dataclass
+class DataArguments:
+    """What it is trained and evaluated on."""
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Data set of the Hub, or a builder of datasets such as webdataset."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    data_files: list[str] = field(
+        default_factory=list, metadata={"help": "Files of a builder, as <split>=<pattern>, for --dataset_name."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split of the data set to train on."})
+    validation_split: str = field(default="validation", metadata={"help": "Split of the data set to evaluate on."})
+    video_column: str | None = field(default=None, metadata={"help": "Column of the videos; default: found."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the classes; default: found."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Read the training split as it comes; needs --max_steps."}
+    )
+    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a stream is shuffled over; 0 for none."})
+    train_dir: str | None = field(default=None, metadata={"help": "Training videos, <class>/<file>."})
+    validation_dir: str | None = field(default=None, metadata={"help": "Validation videos, <class>/<file>."})
+    test_dir: str | None = field(
+        default=None, metadata={"help": "Videos to predict, without classes; sub-folders do not count as classes."}
+    )
+    train_file: str | None = field(
+        default=None, metadata={"help": "List of training videos: csv, json, jsonl or txt; see load_video_list."}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "List of validation videos."})
+    video_root: str | None = field(
+        default=None, metadata={"help": "Folder of the videos of a list; default: its own."}
+    )
+    allow_outside_root: bool = field(default=False, metadata={"help": "A list may name files outside that folder."})
+    train_val_split: float | None = field(
+        default=None,
+        metadata={"help": "Without validation videos: this share of the training videos of every class, in (0, 1)."},
+    )
+    labels_file: str | None = field(
+        default=None, metadata={"help": "Names of the classes in the order of their ids: csv, json or txt."}
+    )
+    zero_shot: bool = field(
+        default=False, metadata={"help": "Evaluate on the classes of the validation videos, not those of the model."}
+    )
+    unreadable_file: str | None = field(
+        default=None, metadata={"help": "What `ila-hf check` has written: videos to leave out of the training."}
+    )
+    on_eval_error: str = field(
+        default="error",
+        metadata={
+            "help": "A validation video that cannot be read ends the run, or is scored as wrong.",
+            "choices": ["error", "wrong"],
+        },
+    )
+    decode_seconds: float | None = field(
+        default=VideoLimits.decode_seconds, metadata={"help": "A video that takes longer counts as unreadable."}
+    )
+    num_clips: int | None = field(
+        default=None, metadata={"help": "Clips per video in evaluation, 4 in the paper; default: the processor's."}
+    )
+    num_crops: int | None = field(
+        default=None, metadata={"help": "Crops per clip in evaluation, 1 or 3 (the paper); default: the processor's."}
+    )
+    augment: bool = field(
+        default=False,
+        metadata={"help": "Crop, flip and recolour training clips as in Table 14."},
+    )
+    flip: float | None = field(
+        default=None,
+        metadata={"help": "Probability of mirroring a training clip; default: 0.5, 0 if a class names a side."},
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with the seed."})
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with the seed."})
+    class_text_template: str = field(
+        default="{}", metadata={"help": "Text of a class; {} is its name, with spaces for underscores."}
+    )
+
+    def __post_init__(self) -> None:
+        self.data_files = [self.data_files] if isinstance(self.data_files, str) else self.data_files
+        for entry in self.data_files:
+            if not all(entry.partition("=")):
+                raise ValueError(f"--data_files are given as <split>=<pattern>, got {entry!r}.")
+        for name in ("num_clips", "max_train_samples", "max_eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} must be at least 1, got {value}.")
+        if self.num_crops not in (None, 1, 3):
+            raise ValueError(f"--num_crops must be 1 or 3, got {self.num_crops}.")
+        if "{}" not in self.class_text_template:
+            raise ValueError(f"--class_text_template needs a {{}} for the class, got {self.class_text_template!r}.")
+        if self.train_val_split is not None and not 0 < self.train_val_split < 1:
+            raise ValueError(f"--train_val_split must be between 0 and 1, got {self.train_val_split!r}.")
+
+
+def parse_arguments(
+    dataclasses: Sequence[type], arguments: Sequence[str] | None = None, config_folder: str | Path | None = None
+) -> tuple[Any, ...]:
+    """Read flags, one json or yaml file of arguments, or `--config <file>` and flags, which win.
+
+    Args:
+        dataclasses: Whose fields are the arguments.
+        arguments: Default: those of the command line.
+        config_folder: Where `--config <name>` finds <name>.json; None for files only.
+
+    Returns:
+        One object per class.
+
+    Raises:
+        ValueError: For arguments that do not exist, naming the nearest that do.
+        FileNotFoundError: If there is no such file.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
+        arguments = ["--config", arguments[0]]
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    config, flags = finder.parse_known_args(arguments)
+    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False)
+    parser.add_argument("--config", help="A json or yaml file of arguments, or the name of a published recipe.")
+    known = {action.dest for action in parser._actions} - {"help", "config"}
+    if config.config is not None:
+        values = _read_config(config.config, config_folder)
+        _refuse_unknown(set(values), known, f"{config.config!r} has the unknown")
+        for action in parser._actions:
+            if action.dest not in values:
+                continue
+            action.required = False
+            value = values[action.dest]
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            fits = isinstance(value, str | None) or (is_number and (action.type is float or value == int(value)))
+            if action.type in (int, float) and action.nargs is None and not fits:
+                kind = "a whole number" if action.type is int else "a number"
+                raise ValueError(f"{config.config!r}: `{action.dest}` is {kind}; got {value!r}.")
+            if action.choices is not None and values[action.dest] not in (None, *action.choices):
+                allowed = ", ".join(map(str, action.choices))
+                raise ValueError(
+                    f"{config.config!r}: `{action.dest}` is one of {allowed}; got {values[action.dest]!r}."
+                )
+        parser.set_defaults(**values)
+    *parsed, rest = parser.parse_args_into_dataclasses(flags, return_remaining_strings=True, look_for_args_file=False)
+    parsed = [part for part in parsed if not isinstance(part, argparse.Namespace)]
+    _refuse_unknown({text[2:].partition("=")[0] for text in rest if text.startswith("--")}, known, "There is no")
+    if rest:
+        raise ValueError(f"These arguments follow no flag: {rest}.")
+    return tuple(parsed)
+
+
+def _read_config(name: str, folder: str | Path | None) -> dict[str, Any]:
+    recipes = sorted(file.stem for file in Path(folder).glob("*.json")) if folder is not None else []
+    file = Path(folder or ".") / f"{name}.json" if name in recipes else Path(name)
+    if not file.is_file():
+        known = f", and the recipes are {', '.join(recipes)}" if recipes else ""
+        raise FileNotFoundError(f"There is no file {name!r}{known}.")
+    try:
+        values = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{str(file)!r} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{str(file)!r} must hold names and values of arguments, got a {type(values).__name__}.")
+    return values
+
+
+def _refuse_unknown(names: set[str], known: set[str], beginning: str) -> None:
+    for name in sorted(names - known):
+        nearest = difflib.get_close_matches(name, known, n=3)
+        advice = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+        raise ValueError(f"{beginning} argument {name!r}.{advice}")

@@ -1,0 +1,61 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""LoRA (arXiv 2106.09685) of CLIP's towers with peft, beside an alignment that trains in full."""
+
+from typing import TYPE_CHECKING, Any
+
+from ..modeling_ila import ILAPreTrainedModel, ILATextModel
+
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+_ATTENTION = r"self_attn\.(q|k|v|out)_proj"
+_MLP = r"mlp\.fc[12]"
+# peft wraps every module whose name ends in one of these. `norm`, before the linear classifier, is left out, because
+# other names end in it: it stays as it is, and the classifier can learn all that its weights could.
+_TRAINED_IN_FULL = ("temporal", "integration", "prompt", "class_texts", "classifier")
+
+
+def lora_config(
+    model: ILAPreTrainedModel, rank: int = 16, mlp: bool = False, text: bool = False, **options: Any
+) -> "LoraConfig":
+    """What `peft.get_peft_model` and `model.add_adapter` need to fine-tune ILA.
+
+    The attention of the vision tower gets adapters; temporal modules, integration, text prompt and linear classifier
+    train in full. They are saved with the adapter, and so are their state (BatchNorm statistics, mask jitter) and the
+    class texts. All else is frozen, the logit scale, too.
+
+    Args:
+        model: Any model of this package.
+        rank: r, of the added matrices.
+        mlp: Also adapt the MLPs of the towers.
+        text: Also adapt the text tower.
+        options: Further fields of `peft.LoraConfig`, which replace these. `lora_alpha` is the rank unless given, so
+            that the adapters are neither scaled up nor down.
+
+    Raises:
+        ValueError: For a rank below 1, and if `text` does not fit the towers that the model has.
+        ImportError: If peft is not installed.
+    """
+    from peft import LoraConfig
+
+    if rank < 1:
+        raise ValueError(f"`rank` must be at least 1, got {rank}.")
+    if text and not hasattr(model, "text_model") and not isinstance(model, ILATextModel):
+        raise ValueError(f"{type(model).__name__} has no text tower: `text` must be False.")
+    if not text and isinstance(model, ILATextModel):
+        raise ValueError("ILATextModel is a text tower: `text` must be True.")
+    # One of the towers on its own has no such prefix
+    prefix = r"((vision|text)_model\.)?" if text else r"(vision_model\.)?"
+    linears = f"({_ATTENTION}|{_MLP})" if mlp else _ATTENTION
+    last_names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    fields: dict[str, Any] = {
+        "r": rank,
+        "lora_alpha": rank,
+        "target_modules": rf"{prefix}encoder\.layers\.\d+\.{linears}",
+        "modules_to_save": [name for name in _TRAINED_IN_FULL if name in last_names],
+    }
+    return LoraConfig(**{**fields, **options})
+
+
+__all__ = ["lora_config"]

@@ -1,0 +1,672 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Training ILA with the Trainer: the recipes of Table 14, and runs that can be killed and resumed exactly.
+
+[`ILATrainer`] adds to [`~transformers.Trainer`] what the recipes need: parameter groups, mixup and cutmix, the decay
+of the mask jitter, losses in parts, evaluation over several views. What is drawn at random depends on seed, epoch,
+clip, step and process only, and a checkpoint counts when all of it has been written.
+"""
+
+import copy
+import math
+import shutil
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate import Accelerator
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
+
+from ..alignment_ila import ILATemporalModule
+from ..data.video_clips import ClipSampler
+from ..evaluation.model_card import card_from_run
+from ..evaluation.reports import draw_curves
+from ..evaluation.views import Evaluation, predict
+from ..modeling_ila import ILAPreTrainedModel
+from .checkpoints import (
+    CheckpointError,
+    check_checkpoint,
+    check_writable,
+    checkpoint_folder,
+    find_last_checkpoint,
+    keep_newest,
+    mark_complete,
+    unmark,
+    writing,
+)
+from .hub import PushError, open_repo, pushing, warn_of_failures
+from .optimization import ClipMixer, WeightAverage, parameter_groups
+from .sync_batch_norm import share_statistics, synchronize_batch_norm
+
+
+METRICS = ("top1", "top5", "mean_class_accuracy", "loss", "num_clips")
+SETTINGS = (
+    "learning_rate",
+    "new_lr_factor",
+    "weight_decay",
+    "max_grad_norm",
+    "seed",
+    "data_seed",
+    "mixup_alpha",
+    "cutmix_alpha",
+    "mix_switch_probability",
+    "label_smoothing_factor",
+    "ema_decay",
+)
+LOSS_PARTS = ("loss", "classification_loss", "alignment_loss")
+
+
+@dataclass
+class ILATrainingArguments(TrainingArguments):
+    """Arguments of [`ILATrainer`]: those of transformers and the following.
+
+    `label_smoothing_factor` is applied to the targets, so that the alignment loss stays.
+    """
+
+    if TYPE_CHECKING:  # what `__post_init__` makes of them
+        output_dir: str = ""
+        accelerator_config: Any = None
+        fsdp: Any = None
+
+    new_lr_factor: float = field(
+        default=1.0, metadata={"help": "Weights that are not CLIP's learn so many times faster; 10 for Kinetics-400."}
+    )
+    warmup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs over which the learning rate rises, instead of --warmup_steps."}
+    )
+    total_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Clips per optimizer step over all processes; sets --gradient_accumulation_steps."},
+    )
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Mixup; 0.8 in the paper, 0 for none."})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "Cutmix; 1.0 in the paper, 0 for none."})
+    mix_switch_probability: float = field(
+        default=0.5, metadata={"help": "Probability of cutmix where mixup is on, too."}
+    )
+    sync_batch_norm: bool = field(
+        default=False, metadata={"help": "BatchNorm of the alignment over the batches of all processes."}
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Evaluate and save the moving average of the weights, such as 0.9999."}
+    )
+
+    def __post_init__(self) -> None:
+        switch = str(getattr(self, "fsdp", None)).lower()
+        if switch in ("true", "false"):
+            self.fsdp = switch == "true" or None  # written as all other switches
+        self.remove_unused_columns = False  # clips are made from the columns when they are asked for
+        if getattr(self, "ddp_find_unused_parameters", None) is None:
+            self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.accelerator_config.dispatch_batches is None:
+            self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream
+        if self.total_batch_size is not None:
+            per_step = self.train_batch_size * self.world_size
+            if self.total_batch_size % per_step:
+                raise ValueError(
+                    f"--total_batch_size {self.total_batch_size} is no multiple of the {per_step} clips that "
+                    f"{self.world_size} process(es) take at a time, {self.train_batch_size} each."
+                )
+            self.gradient_accumulation_steps = self.total_batch_size // per_step
+        if self.warmup_epochs is not None and self.warmup_epochs < 0:
+            raise ValueError(f"--warmup_epochs must not be negative, got {self.warmup_epochs}.")
+        fixed = [
+            name for name in ("total_batch_size", "warmup_epochs", "ema_decay") if getattr(self, name) is not None
+        ]
+        if self.auto_find_batch_size and fixed:
+            raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle: all but the token. The Trainer pickles arguments beside the model, and pushes them with it."""
+        return {**self.__dict__, "hub_token": None}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "ILATrainingArguments":
+        """A copy with the token, which `copy` would lose by `__getstate__`."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+    def __copy__(self) -> "ILATrainingArguments":
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
+
+
+def batch_losses(outputs: Any, accelerator: Accelerator, step: int, learning_rate: float) -> dict[str, float]:
+    """The loss of a batch and its parts, each the mean over the processes, in all of them.
+
+    Args:
+        outputs: Of the model.
+        accelerator: Of the run.
+        step, learning_rate: For the error.
+
+    Raises:
+        FloatingPointError: If the loss is not finite; in every process, so that none waits for another.
+    """
+    values = torch.stack([outputs[name].detach().float().mean() for name in LOSS_PARTS])
+    losses = dict(zip(LOSS_PARTS, accelerator.reduce(values, "mean").tolist(), strict=True))
+    if not all(math.isfinite(value) for value in losses.values()):
+        shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+        raise FloatingPointError(
+            f"The loss is not finite in step {step}: {shown}, at a learning rate of {learning_rate:g}. A lower "
+            "learning rate, a longer warm-up, gradient clipping or bf16 in place of fp16 may help. Checkpoints are as "
+            "they were."
+        )
+    return losses
+
+
+def check_gradient(norm: float, step: int) -> None:
+    """Stop before a step that would spoil the weights.
+
+    Raises:
+        FloatingPointError: If the norm of the gradient is not finite.
+    """
+    if not math.isfinite(norm):
+        raise FloatingPointError(
+            f"The gradient is not finite in step {step}: its norm is {norm:g}. The weights are as they were before it."
+        )
+
+
+class LossRecord:
+    """Means of the losses since the last log and since the start; checkpoints keep its attributes."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all."""
+        self.window = dict.fromkeys(LOSS_PARTS, 0.0)
+        self.window_batches, self.total, self.total_batches = 0, 0.0, 0
+
+    def add(self, losses: dict[str, float]) -> None:
+        """Take a batch into account."""
+        for name in LOSS_PARTS:
+            self.window[name] += losses[name]
+        self.window_batches += 1
+        self.total += losses["loss"]
+        self.total_batches += 1
+
+    def take(self) -> dict[str, float]:
+        """Means since the last call."""
+        means = {name: value / self.window_batches for name, value in self.window.items()}
+        self.window, self.window_batches = dict.fromkeys(LOSS_PARTS, 0.0), 0
+        return means
+
+
+class ScheduleCallback(TrainerCallback):
+    """Tells model, data set and sampler which epoch begins, averages the weights, and saves when an epoch has ended.
+
+    It sets the mask jitter ([`ILAPreTrainedModel.set_mask_jitter_epoch`]) and what is drawn for clips and their order.
+    """
+
+    KEPT = "ila_hf"  # under this name the state of the Trainer, and thus a checkpoint, keeps what follows
+
+    def __init__(self, trainer: "ILATrainer"):
+        self.trainer = trainer
+        self.stream_epoch, self.waits = -1, False
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Go on from a checkpoint, or from nothing."""
+        kept = cast("dict[str, Any]", state.stateful_callbacks).get(self.KEPT)
+        self.trainer.losses.reset()
+        self.stream_epoch = -1
+        if kept is not None:
+            self._compare(kept["settings"])
+            self.trainer.losses.__dict__.update(kept["losses"])
+            self.stream_epoch = kept["stream_epoch"]
+        elif self.trainer.average is not None:
+            self.trainer.average = WeightAverage(self.trainer.model, self.trainer.average.decay)
+
+    def keep(self, state: TrainerState) -> None:
+        """Before a checkpoint: put into the state what a resume needs."""
+        losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
+        kept = {"losses": losses, "stream_epoch": self.stream_epoch, "settings": self._settings()}
+        cast("dict[str, Any]", state.stateful_callbacks)[self.KEPT] = kept
+
+    def _settings(self) -> dict[str, Any]:
+        """What must not change over a resume if it is to be exact."""
+        args = self.trainer.args
+        clips = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return {name: getattr(args, name) for name in SETTINGS} | {"clips per step": clips}
+
+    def _compare(self, kept: dict[str, Any]) -> None:
+        for name, value in self._settings().items():
+            if kept[name] != value:
+                warnings.warn(
+                    f"The run began with {name} {kept[name]!r}, and goes on with {value!r}: it is not the same as one "
+                    "without interruption. Optimizer and schedule keep what the checkpoint holds.",
+                    stacklevel=2,
+                )
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        """Set the epoch. accelerate reaches the data set of one process only, and not after a resume."""
+        self.stream_epoch += 1  # a stream has no length: the passes over it are counted
+        is_sized = has_length(self.trainer.train_dataset)
+        epoch = int(state.epoch or 0) if is_sized else self.stream_epoch
+        model.set_mask_jitter_epoch(epoch)
+        for receiver in (self.trainer.train_dataset, self.trainer.train_sampler):
+            set_epoch = getattr(receiver, "set_epoch", None)
+            if set_epoch is not None:
+                set_epoch(epoch)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Average. A checkpoint on the last step of an epoch waits for its evaluation, which a resume would omit."""
+        if self.trainer.average is not None:
+            self.trainer.average.update(self.trainer.model)
+        self.waits = control.should_save and state.epoch == int(state.epoch) and has_length(self.trainer.train_dataset)
+        if self.waits:
+            control.should_save = False
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save what has waited."""
+        if self.waits:
+            control.should_save, self.waits = True, False
+
+
+class CurvesCallback(TrainerCallback):
+    """Draws losses and accuracy over the steps, curves.png in the output folder."""
+
+    FILE = "curves.png"
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training."""
+        if state.is_world_process_zero and state.global_step > 0:
+            draw_curves(Path(cast("str", args.output_dir)) / self.FILE, state.log_history)
+
+    on_train_end = on_evaluate
+
+
+class ILATrainer(Trainer):
+    """The Trainer for [`ILAForVideoTextClassification`] and [`ILAForVideoClassification`].
+
+    Args:
+        model: To train; its names of classes are those of the metrics.
+        args: [`ILATrainingArguments`].
+        kwargs: As in [`~transformers.Trainer`]. Data sets are [`VideoClips`] or streams of them, the collator
+            [`collate_clips`]. Without `compute_metrics`, evaluation gives top-1, top-5 and mean class accuracy and the
+            classification loss of [`VideoClassificationMetric`], counting every clip once.
+
+    Raises:
+        TypeError: For arguments of the plain Trainer.
+        ValueError: For an average of weights under FSDP, fewer clips than the processes take in one step, and for
+            `model_init` and `compute_loss_func`.
+        FloatingPointError: In training, if the loss is not finite.
+        CheckpointError: If a checkpoint or the model cannot be written.
+        PushError: With --push_to_hub, if the Hub would refuse a push; before the training.
+    """
+
+    args: ILATrainingArguments
+    model: ILAPreTrainedModel
+    optimizer_cls_and_kwargs: Any
+
+    def __init__(self, model: Any, args: ILATrainingArguments, **kwargs: Any):
+        if not isinstance(args, ILATrainingArguments):
+            raise TypeError(f"`args` must be ILATrainingArguments, got {type(args).__name__}.")
+        for name in ("model_init", "compute_loss_func"):
+            if kwargs.get(name) is not None:
+                raise ValueError(f"ILATrainer takes no `{name}`: it trains one model with the model's own loss.")
+        check_writable(args.output_dir)
+        if args.fsdp_plugin_args is not None:
+            # The units that FSDP gathers. Temporal modules are called outside of their layers. Embeddings are none:
+            # accelerate, which makes one of the tokens' embedding, fails where it is inside of another.
+            kinds = (CLIPEncoderLayer, ILATemporalModule)
+            units = {type(module).__name__ for module in model.modules() if isinstance(module, kinds)}
+            args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", ",".join(sorted(units)))
+        if args.sync_batch_norm:
+            model = synchronize_batch_norm(model, args.device.type)
+        self.streams_metrics = kwargs.get("compute_metrics") is None
+        if self.streams_metrics:
+            args.batch_eval_metrics = True
+            kwargs["compute_metrics"] = self._compute_metrics
+        args.logging_nan_inf_filter = False  # it would hide what `batch_losses` reports
+        self.losses = LossRecord()
+        self.train_sampler: ClipSampler | None = None
+        self.evaluation: Evaluation | None = None
+        self.average: WeightAverage | None = None
+        super().__init__(model=model, args=args, **kwargs)
+        self.schedule = ScheduleCallback(self)
+        for callback in (self.schedule, CurvesCallback()):
+            self.add_callback(callback)
+        self.label_smoother = None
+        self.mixer = ClipMixer(
+            model.config.num_labels,
+            args.mixup_alpha,
+            args.cutmix_alpha,
+            args.mix_switch_probability,
+            args.label_smoothing_factor,
+            args.seed,
+        )
+        if self.is_fsdp_enabled:
+            model.flatten_scalars()
+        if args.ema_decay is not None:
+            if self.is_fsdp_enabled:
+                raise ValueError("--ema_decay needs whole weights in every process; FSDP splits them.")
+            self.average = WeightAverage(model, args.ema_decay)
+
+    # Data
+
+    def get_train_dataloader(self) -> Any:
+        """The loader of the Trainer, with a generator of its own."""
+        loader: Any = super().get_train_dataloader()
+        # It would draw from the one that dropout draws from, whenever its workers start
+        loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        self.batches_per_epoch = len(loader) if has_length(loader) else None
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler[Any] | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if not has_length(dataset) or self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(dataset)
+        round_to = self._train_batch_size * self.args.world_size if self.args.world_size > 1 else 1
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.train_sampler = ClipSampler(len(dataset), seed, round_to)
+        return self.train_sampler
+
+    # Optimization
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+        """As in the Trainer, also after an evaluation; only complete checkpoints are resumed from."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = find_last_checkpoint(self.args.output_dir) or True
+        if isinstance(resume_from_checkpoint, str):
+            check_checkpoint(resume_from_checkpoint)
+        if not has_length(self.train_dataset):
+            self.args.ignore_data_skip = True  # a stream that is resumed begins a new pass
+        # An evaluation marks the model as prepared, and accelerate would not wrap it for several processes any more:
+        # each would train a model of its own
+        self.model.__dict__.pop("_is_accelerate_prepared", None)
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        return result._replace(training_loss=result.metrics["train_loss"])
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """A pass over the data. The Trainer looks whether it has finished after a step only, and would go on with one
+        when a finished run is resumed."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)  # type: ignore[no-untyped-call]
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """The optimizer over the groups of [`parameter_groups`]."""
+        if self.optimizer is not None or self.optimizer_cls_and_kwargs is not None:
+            return super().create_optimizer(*args, **kwargs)
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        groups = parameter_groups(self.model, self.args.learning_rate, self.args.weight_decay, self.args.new_lr_factor)
+        self.optimizer_cls_and_kwargs = (optimizer_class, {**options, "params": groups})
+        try:
+            return super().create_optimizer(*args, **kwargs)
+        finally:
+            self.optimizer_cls_and_kwargs = None
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **kwargs: Any) -> Any:
+        """The schedule, after the warm-up that the arguments give in steps or epochs."""
+        if self.args.warmup_epochs is not None:
+            if self.batches_per_epoch is None:
+                raise ValueError("--warmup_epochs needs a data set of known length; give --warmup_steps for a stream.")
+            steps = math.ceil(self.batches_per_epoch / self.args.gradient_accumulation_steps)
+            self.args.warmup_steps = round(self.args.warmup_epochs * steps)
+        return super().create_scheduler(num_training_steps, *args, **kwargs)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)  # type: ignore[no-untyped-call]
+        if norm is not None and not self.args.fp16:  # the scaler of fp16 leaves out such steps
+            check_gradient(float(norm), self.state.global_step + 1)
+        return norm
+
+    def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """A step on clips that have been mixed."""
+        inputs = self.mixer(self._prepare_inputs(inputs), self.losses.total_batches, self.args.process_index)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, *args: Any, **kwargs: Any
+    ) -> Any:
+        """The model's loss; in training its parts are recorded."""
+        loss, outputs = super().compute_loss(model, inputs, True, *args, **kwargs)
+        if model.training:
+            step, rate = self.state.global_step + 1, self._get_learning_rate()
+            self.losses.add(batch_losses(outputs, self.accelerator, step, rate))
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log the losses in parts; the mean over a run is that of all its steps, before and after a resume."""
+        if "loss" in logs and self.losses.window_batches:
+            logs.update(self.losses.take())
+        if "train_loss" in logs and self.losses.total_batches:
+            logs["train_loss"] = self.losses.total / self.losses.total_batches
+        super().log(logs, *args, **kwargs)
+
+    # Evaluation
+
+    def _compute_metrics(self, prediction: Any, compute_result: bool) -> dict[str, float]:
+        assert self.evaluation is not None  # for the type checker: `evaluation_loop` makes it
+        self.evaluation.add(prediction.predictions, prediction.label_ids)
+        return self.evaluation.compute() if compute_result else {}
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer, with averaged weights if there are any; it leaves the random state as it was."""
+        labels = self.model.config.id2label
+        rows = getattr(dataloader.dataset, "data", None)
+        predictions = self.predictions_file if self.is_world_process_zero() else None
+        self.evaluation = Evaluation([labels[i] for i in range(len(labels))], rows, predictions)
+        share_statistics(self.model)
+        with torch.random.fork_rng(devices=[]), self._averaged_weights(), self.evaluation:
+            return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    predictions_file: Path | None = None  # where `evaluate` writes what it predicts for every clip
+
+    def _averaged_weights(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.average is None else self.average.applied_to(self.model)
+
+    def prediction_step(
+        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> Any:
+        """Probabilities (B, K), averaged over the views; NaN for a clip that could not be read.
+
+        A user's own metrics get what the model gives, and of several views the logarithm of the average.
+        """
+        if not self.streams_metrics and inputs["pixel_values"].ndim == 5:
+            return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            probabilities = predict(model, inputs)
+        return None, probabilities if self.streams_metrics else probabilities.log(), inputs["labels"]
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write all of a checkpoint, then mark it as complete, then delete older ones and push."""
+        folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.schedule.keep(self.state)
+        try:
+            with writing(folder, folder.parent):
+                if self.args.should_save:
+                    unmark(folder)
+                super()._save_checkpoint(model, trial)
+                self.args.save_total_limit = limit
+                if self.args.should_save:
+                    if self.average is not None:
+                        self.average.save(folder)
+                    torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with their limit
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    mark_complete(folder)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            keep_newest(folder.parent, limit, self.state.best_model_checkpoint)
+        if self.args.push_to_hub:
+            self._push_in_background(str(folder))
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: the Trainer pushes a checkpoint that is not complete yet; `_save_checkpoint` does it afterwards."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:  # torch compares the groups of parameters
+            raise CheckpointError(
+                f"The checkpoint {checkpoint!r} trained other parameters than this run; give the --freeze and --head "
+                f"of the run that made it: {error}"
+            ) from error
+        if checkpoint is not None and self.average is not None:
+            self.average.load(checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None:
+            self.average.load(cast("str", self.state.best_model_checkpoint))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model and processor; outside of checkpoints whole and with averaged weights.
+
+        With --push_to_hub they are pushed, too; if that fails it is a warning.
+        """
+        if _internal_call and output_dir is not None:  # a checkpoint
+            super().save_model(output_dir, _internal_call=True)
+            return
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        folder = output_dir or self.args.output_dir
+        with writing(folder, self.args.output_dir, is_checkpoint=False), self._averaged_weights():
+            super().save_model(output_dir, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            try:
+                self.push_to_hub("Model save")
+            except PushError as error:  # what follows a training must not be lost with it
+                warnings.warn(str(error), stacklevel=2)
+
+    def end(self) -> None:
+        """Wait for all processes, then part from them: one that just exits may abort the others."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+
+    # The Hub
+
+    hub_model_id: Any  # the repository, with its owner; None until `init_hf_repo`
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Before any work: create the repository, or find that it may not be written to.
+
+        Args:
+            token, private: Default: those of the arguments.
+
+        Raises:
+            PushError: As [`open_repo`] does.
+        """
+        if not self.is_world_process_zero():
+            return
+        args, output = self.args, Path(self.args.output_dir).absolute()
+        token, private = token or args.hub_token, args.hub_private_repo if private is None else private
+        self.hub_model_id = open_repo(args.hub_model_id or output.name, output, token, private, args.hub_revision)
+        self.push_in_progress = None
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As in the Trainer.
+
+        Raises:
+            PushError: Telling how to push the output folder later; it is complete then.
+        """
+        name = self.hub_model_id or self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        with pushing(name, self.args.output_dir, kwargs.get("revision") or self.args.hub_revision):
+            return super().push_to_hub(*args, **kwargs)
+
+    def _push_in_background(self, folder: str) -> None:
+        """Push a checkpoint that is complete, as --hub_strategy says; a push that fails is a warning."""
+        if self.is_world_process_zero():
+            for file in Path(folder).glob("*.py"):  # code of the model; the Trainer copies all else that is pushed
+                shutil.copy(file, self.args.output_dir)
+        before = self._pushes()
+        super()._push_from_checkpoint(folder)
+        warn_of_failures([job for job in self._pushes() if job not in before], self.hub_model_id)
+
+    def _pushes(self) -> list[Any]:
+        pushes = getattr(self, "push_in_progress", None)  # the first process has it
+        return [] if pushes is None else list(pushes.jobs)
+
+    def create_model_card(  # type: ignore[override]
+        self,
+        model_name: str | None = None,
+        dataset: str | None = None,
+        finetuned_from: str | None = None,
+        license: str | None = None,
+        recipe: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the card of the run, README.md; see [`card_from_run`].
+
+        Recipe and metrics are those of the arguments and of the last evaluation.
+
+        Args:
+            model_name: Default: the Hub id, else the output folder.
+            dataset: Name of the data set.
+            finetuned_from: Name of the model that the run began with.
+            license: Of the weights.
+            recipe: What the arguments do not tell of the training, such as the augmentation.
+            kwargs: Not used; they are those of the Trainer.
+        """
+        if not self.is_world_process_zero():
+            return
+        evaluated = [entry for entry in self.state.log_history if "eval_top1" in entry]
+        metrics = {name: evaluated[-1][f"eval_{name}"] for name in METRICS} if evaluated else {}
+        reader = getattr(self.eval_dataset, "reader", None)  # it knows the views of the evaluation
+        card = card_from_run(
+            unwrap_peft_model(self.accelerator.unwrap_model(self.model)),
+            cast("Any", self.processing_class) if reader is None else reader.processor,
+            model_name=self.args.hub_model_id or model_name or str(self.args.output_dir),
+            dataset_name=dataset,
+            base_model=finetuned_from,
+            recipe=describe_recipe(self.args, self.model, self.state.global_step) | (recipe or {}),
+            metrics=metrics,
+            license=license,
+        )
+        card.save(Path(self.args.output_dir) / "README.md")
+
+
+def describe_recipe(args: ILATrainingArguments, model: torch.nn.Module, steps: int) -> dict[str, Any]:
+    """What a card says of a training: names and values; nothing for a model that has not been trained.
+
+    Args:
+        args: Of the training.
+        model: For what was frozen.
+        steps: Optimizer steps.
+    """
+    if not steps:
+        return {}
+    clips = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    recipe = {
+        "Optimizer": f"{getattr(args.optim, 'value', args.optim)}, betas {args.adam_beta1} and {args.adam_beta2}",
+        "Learning rate": f"{args.learning_rate:g}, {args.new_lr_factor:g} times that for weights that are not CLIP's",
+        "Schedule": f"{getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type)}, "
+        f"{args.get_warmup_steps(steps)} warm-up steps",
+        "Weight decay": f"{args.weight_decay:g}",
+        "Optimizer steps": steps,
+        "Clips per step": clips,
+        "Trained parameters": f"{trained:,}",
+        "Gradient clipping": f"{args.max_grad_norm:g}" if args.max_grad_norm else "none",
+        "Label smoothing": f"{args.label_smoothing_factor:g}",
+        "Mixup, cutmix": f"{args.mixup_alpha:g}, {args.cutmix_alpha:g}",
+        "Precision": "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        "Seed": args.seed,
+    }
+    if args.ema_decay is not None:
+        recipe["Moving average of the weights"] = f"{args.ema_decay:g}"
+    return recipe

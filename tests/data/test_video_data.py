@@ -1,0 +1,298 @@
+"""Where labelled videos are and what they show, from folders, lists, data sets and shards."""
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value, Video
+
+from ila_hf.data.class_labels import read_labels
+from ila_hf.data.video_data import leave_out, load_video_dataset, load_video_folder, load_video_list, load_videos
+from ila_hf.demo.motion_videos import write_video
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for i, name in enumerate(("b/2.mp4", "a/1.MP4", "a/deeper/3.avi", "c d/4.mkv")):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, np.full((9, 48, 64, 3), 40 * i, np.uint8), 10)
+    (tmp_path / "videos" / "a" / "notes.txt").write_text("not a video")
+    return tmp_path / "videos"
+
+
+def rows(dataset, folder):
+    names = dataset.features["label"].names
+    pairs = zip(dataset["video"], dataset["label"], strict=True)
+    return {video.removeprefix(f"{folder}/"): names[label] for video, label in pairs}
+
+
+def test_folder(folder):
+    dataset = load_videos(folder)
+    assert dataset.features["label"].names == ["a", "b", "c d"]
+    assert rows(dataset, folder) == {"a/1.MP4": "a", "a/deeper/3.avi": "a", "b/2.mp4": "b", "c d/4.mkv": "c d"}
+    assert load_video_folder(folder, ["c d", "x", "b", "a"])["label"] == [3, 3, 2, 0]
+
+
+LISTS = {
+    "list.csv": 'video,label\n"b/2.mp4",second\na/1.MP4,first one\n',
+    "list.jsonl": '{"video": "b/2.mp4", "label": "second"}\n\n{"video": "a/1.MP4", "label": "first one"}\n',
+    "list.json": '[{"video": "b/2.mp4", "label": "second"}, {"video": "a/1.MP4", "label": "first one"}]',
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists(folder, name):
+    (folder / name).write_text(LISTS[name])
+    dataset = load_videos(folder / name)
+    assert dataset.features["label"].names == ["first one", "second"]
+    assert rows(dataset, folder) == {"b/2.mp4": "second", "a/1.MP4": "first one"}
+    assert load_videos(folder / name, ["second", "third", "first one"])["label"] == [0, 2]
+
+
+def test_the_original_text_list(folder):
+    """A path, with spaces too, and the id of the class."""
+    (folder / "list.txt").write_text("b/2.mp4 2\nc d/4.mkv 0\na/1.MP4\t2\n\n")
+    dataset = load_videos(folder / "list.txt")
+    assert dataset.features["label"].names == ["0", "1", "2"]
+    assert rows(dataset, folder) == {"b/2.mp4": "2", "c d/4.mkv": "0", "a/1.MP4": "2"}
+    assert rows(load_videos(folder / "list.txt", ["x", "y", "z"]), folder)["c d/4.mkv"] == "x"
+    with pytest.raises(ValueError, match=r"not among the 2 known: \['2'\]"):
+        load_videos(folder / "list.txt", ["x", "y"])
+    (folder / "list.txt").write_text("c d/4.mkv juggling\n")
+    assert rows(load_videos(folder / "list.txt"), folder) == {"c d/4.mkv": "juggling"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("list.csv", "video,label\nb/2.mp4,10\na/1.MP4,2\n"),
+        ("list.txt", "b/2.mp4 10\na/1.MP4 2\n"),
+        ("list.jsonl", '{"video": "b/2.mp4", "label": 10}\n{"video": "a/1.MP4", "label": "2"}\n'),
+    ],
+)
+def test_numbers_are_ids(folder, name, text):
+    (folder / name).write_text(text)
+    assert load_videos(folder / name)["label"] == [10, 2]
+    assert load_videos(folder / name).features["label"].num_classes == 11
+    assert load_videos(folder / name, list("abcdefghijk"))["label"] == [10, 2]
+    (folder / name).write_text(text.replace("10", "99999999"))
+    with pytest.raises(ValueError, match="has the class id 99999999; without names, ids are 0 to 100000"):
+        load_videos(folder / name)
+
+
+def test_numbers_as_names_of_folders_are_names(folder):
+    (folder / "a").rename(folder / "2021")
+    (folder / "b").rename(folder / "1")
+    assert load_videos(folder).features["label"].names == ["1", "2021", "c d"]
+
+
+def test_hidden_files_are_passed_over(folder):
+    for name in (".cache/1.mp4", "a/._1.mp4", "a/.trash/2.mp4"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    (folder / "a" / "folder.mp4").mkdir()
+    assert load_videos(folder).features["label"].names == ["a", "b", "c d"]
+    assert len(load_videos(folder)) == 4
+
+
+def test_something_something(tmp_path):
+    """train.json and labels.json as SSv2 ships them; the videos are <id>.webm."""
+    for number in (78687, 42326):
+        (tmp_path / f"{number}.webm").write_bytes(b"")
+    entries = [
+        {
+            "id": "78687",
+            "label": "holding potato next to vicks vaporub bottle",
+            "template": "Holding [something] next to [something]",
+            "placeholders": ["potato", "vicks vaporub bottle"],
+        },
+        {"id": "42326", "label": "spinning cube", "template": "Spinning [something]", "placeholders": ["cube"]},
+    ]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "train.json").write_text(json.dumps(entries))
+    labels = {"Spinning something": "0", "Holding something next to something": "1"}
+    (tmp_path / "lists" / "labels.json").write_text(json.dumps(labels))
+    names = read_labels(tmp_path / "lists" / "labels.json")
+    assert names == list(labels)
+    dataset = load_videos(tmp_path / "lists" / "train.json", names, video_root=tmp_path)
+    assert dataset["label"] == [1, 0]
+    assert dataset["video"] == [str(tmp_path / "78687.webm"), str(tmp_path / "42326.webm")]
+    (tmp_path / "lists" / "test.json").write_text('[{"id": "78687"}]')  # of the test set, without classes
+    with pytest.raises(ValueError, match=r"entry 0: a video and a label are needed, got '78687.webm' and None"):
+        load_videos(tmp_path / "lists" / "test.json", names, video_root=tmp_path)
+
+
+def test_lists_stay_in_the_folder_of_the_videos(folder, tmp_path):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for text in ("../videos/b/2.mp4 0", f"{folder}/b/2.mp4 0"):
+        (lists / "list.txt").write_text(text)
+        with pytest.raises(ValueError, match=r"list.txt', line 1: '.*2\.mp4' is outside of '.*lists'"):
+            load_videos(lists / "list.txt")
+        assert len(load_videos(lists / "list.txt", allow_outside_root=True)) == 1
+    assert len(load_videos(lists / "list.txt", video_root=folder)) == 1
+    (lists / "link.mp4").symlink_to(folder / "b" / "2.mp4")
+    (lists / "list.txt").write_text("link.mp4 0")
+    with pytest.raises(ValueError, match="is outside of"):
+        load_videos(lists / "list.txt")
+
+
+def test_urls_in_lists(folder):
+    (folder / "list.csv").write_text("video,label\nhttps://example.org/a.mp4,x\n")
+    assert load_videos(folder / "list.csv")["video"] == ["https://example.org/a.mp4"]
+    (folder / "list.csv").write_text("video,label\nfile:///etc/passwd,x\n")
+    with pytest.raises(ValueError, match="line 2: URLs must be http or https, got 'file:///etc/passwd'"):
+        load_videos(folder / "list.csv")
+
+
+def test_missing_videos(folder):
+    (folder / "list.csv").write_text("video,label\ngone.mp4,a\nb/2.mp4,b\n")
+    with pytest.warns(UserWarning, match=r"1 of the 2 videos of .* do not exist, such as '.*gone\.mp4'"):
+        assert len(load_videos(folder / "list.csv")) == 2
+    (folder / "list.csv").write_text("video,label\ngone.mp4,a\n")
+    with pytest.raises(FileNotFoundError, match=r"None of the 1 videos of .* exists, such as '.*gone\.mp4'"):
+        load_videos(folder / "list.csv")
+
+
+def test_what_is_not_a_data_set(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*missing'"):
+        load_video_folder(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"'.*empty' holds no video files in class folders"):
+        load_videos(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"classes that are not among the 1 known: \['b', 'c d'\]"):
+        load_videos(folder, ["a"])
+    with pytest.raises(ValueError, match=r"`video_root` is for lists"):
+        load_videos(folder, video_root=folder)
+    with pytest.raises(FileNotFoundError, match=r"no file '.*missing.csv'"):
+        load_videos(tmp_path / "missing.csv")
+    (folder / "list.xml").write_text("")
+    with pytest.raises(ValueError, match=r"one of \.csv, \.json, \.jsonl, \.txt, got '.*list\.xml'"):
+        load_videos(folder / "list.xml")
+    for name, text, message in (
+        ("list.csv", "path,class\n", r"columns video and label, got \['path', 'class'\]"),
+        ("list.csv", "video,label\n", "lists no videos"),
+        ("list.csv", "video,label\na/1.MP4\n", "line 2: a video and a label are needed"),
+        ("list.txt", "a/1.MP4\n", "line 1: a video and a label are needed"),
+        ("list.json", "[{", "neither a json list nor json lines"),
+        (
+            "list.jsonl",
+            '{"video": "a/1.MP4", "label": ["x"]}',
+            r"line 1: a video and a label are needed, got .* \['x'\]",
+        ),
+        ("list.jsonl", '{"video": 5, "label": "x"}', "line 1: a video and a label are needed, got 5"),
+        ("list.jsonl", '{"id": 5, "template": null}', "line 1: a video and a label are needed, got '5.webm' and None"),
+        ("list.jsonl", '{"video": "a/1.MP4", "label": -1}', "has the class id -1; without names, ids are 0 to"),
+        (
+            "list.csv",
+            "video,label\na\0.mp4,x\n",
+            "line 2: a video and a label|is no csv: line contains NUL",
+        ),
+        ("list.jsonl", "[1]", "entry 0: an object of video and label is needed, got 1"),
+        ("list.jsonl", '{"path": "a"}', "line 1: `video` and `label`, or SSv2's"),
+    ):
+        (folder / name).write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load_video_list(folder / name)
+    (folder / "list.csv").write_bytes("video,label\né.mp4,x\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"list\.csv' is not text in UTF-8"):
+        load_video_list(folder / "list.csv")
+
+
+def test_leaving_out(folder):
+    dataset = load_videos(folder)
+    kept = leave_out(dataset, [f"{folder}/a/../b/2.mp4", "other"])
+    assert rows(kept, folder) == {"a/1.MP4": "a", "a/deeper/3.avi": "a", "c d/4.mkv": "c d"}
+
+
+def parquet(folder, video, label, feature):
+    """As the Hub stores videos: their paths and bytes in files of columns."""
+    values = {video: [{"path": "x.mp4", "bytes": b"some"}] * 2, "label": label, "other": [1, 2]}
+    features = Features({video: Video(decode=False), "label": feature, "other": Value("int64")})
+    Dataset.from_dict(values, features=features).to_parquet(folder / "data" / "train.parquet")
+    return str(folder / "data")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("video", ["clip", "video"])
+@pytest.mark.parametrize(
+    ("label", "feature", "names"),
+    [
+        (["red", "blue"], Value("string"), ["red", "blue"]),
+        ([0, 1], Value("int64"), ["red", "blue"]),
+        ([1, 0], ClassLabel(names=["blue", "red"]), ["red", "blue"]),
+        ([1, 0], ClassLabel(names=["blue", "red"]), None),
+    ],
+)
+def test_a_data_set_with_a_video_column(tmp_path, streaming, video, label, feature, names):
+    data = load_video_dataset(
+        parquet(tmp_path, video, label, feature), streaming=streaming, label_names=names, video_column=None
+    )
+    assert sorted(data.features) == ["label", "video"]
+    rows = list(data)
+    assert [data.features["label"].names[row["label"]] for row in rows] == ["red", "blue"]
+    assert rows[0]["label"] == (1 if names is None else 0)
+    assert rows[0]["video"] == {"path": "x.mp4", "bytes": b"some"}
+
+
+def test_columns_and_classes_that_are_not_there(tmp_path):
+    path = parquet(tmp_path, "clip", ["red", "blue"], Value("string"))
+    assert load_video_dataset(path).features["label"].names == ["blue", "red"]
+    with pytest.raises(ValueError, match="not known while it streams: give `label_names`"):
+        load_video_dataset(path, streaming=True)
+    for arguments, column in (({"video_column": "video"}, "video"), ({"label_column": "class"}, "class")):
+        with pytest.raises(ValueError, match=rf"no column '{column}'; its columns are \['clip', 'label', 'other'\]"):
+            load_video_dataset(path, **arguments)
+    for label, feature in (([-1, 0], ClassLabel(names=["a", "b"])), ([None, "a"], Value("string"))):
+        path = parquet(tmp_path / feature.dtype, "clip", label, feature)
+        with pytest.raises(ValueError, match=r"a video whose class is (-1|None); every video needs one"):
+            load_video_dataset(path)
+        with pytest.raises(ValueError, match=r"a video whose class is (-1|None); every video needs one"):
+            list(load_video_dataset(path, streaming=True, label_names=["a", "b"]))
+
+
+def write_shards(folder, content, shards, samples, suffix="mp4"):
+    """Tar files of <key>.mp4, <key>.cls and <key>.json."""
+    for shard in range(shards):
+        with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
+            for i in range(samples):
+                key = f"{shard:02}{i:02}"
+                label = (shard * samples + i) % 3
+                entries = {suffix: content, "cls": b"%d" % label, "json": json.dumps({"name": "abc"[label]}).encode()}
+                for name, data in entries.items():
+                    info = tarfile.TarInfo(f"{key}.{name}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))
+
+
+def test_webdataset_shards(folder, tmp_path):
+    content = (folder / "b/2.mp4").read_bytes()
+    write_shards(tmp_path, content, shards=3, samples=4)
+    pattern = str(tmp_path / "train-*.tar")
+    stream = load_video_dataset("webdataset", data_files=pattern, streaming=True, label_names=["a", "b", "c"])
+    assert stream.num_shards == 3
+    assert [row["label"] for row in stream] == [i % 3 for i in range(12)]
+    row = next(iter(stream))
+    assert row["video"]["bytes"] == content
+    assert row["video"]["path"] == f"{tmp_path}/train-0.tar/0000.mp4"  # keys are those of a shard
+    dataset = load_video_dataset("webdataset", data_files=pattern, label_column="json.name")
+    assert dataset.features["label"].names == ["a", "b", "c"]
+    assert dataset["label"] == [i % 3 for i in range(12)]
+    stream = load_video_dataset(
+        "webdataset", data_files=pattern, streaming=True, label_column="json.name", label_names=["c", "b", "a"]
+    )
+    assert [row["label"] for row in stream] == [2 - i % 3 for i in range(12)]
+
+
+@pytest.mark.parametrize("suffix", ["webm", "mkv", "avi"])
+def test_shards_of_other_kinds_of_files(tmp_path, suffix):
+    write_shards(tmp_path, b"some", shards=1, samples=2, suffix=suffix)
+    for streaming in (False, True):
+        data = load_video_dataset(
+            "webdataset", data_files=str(tmp_path / "*.tar"), streaming=streaming, label_names=["a", "b", "c"]
+        )
+        video = next(iter(data))["video"]
+        assert (video["bytes"] if isinstance(video, dict) else video) == b"some"

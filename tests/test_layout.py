@@ -1,0 +1,52 @@
+"""The rule of the layout: the top level is the code that travels with saved models, folders hold the rest."""
+
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_import_files
+
+import ila_hf
+from ila_hf import ILAConfig, ILAModel, ILAProcessor, ILAVideoProcessor
+
+
+PACKAGE = Path(ila_hf.__file__).parent
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+NOT_SAVED = {"__init__.py", "__main__.py", "registration.py"}
+
+
+def test_top_level_is_what_travels():
+    """What transformers copies beside a saved model, processor or configuration, by its own rule."""
+    files = {inspect.getfile(auto_class) for auto_class in (ILAConfig, ILAModel, ILAProcessor, ILAVideoProcessor)}
+    files |= {file for start in files for file in get_relative_import_files(start)}
+    assert {Path(file).resolve() for file in files} == {
+        path.resolve() for path in PACKAGE.glob("*.py") if path.name not in NOT_SAVED
+    }
+
+
+def test_folders():
+    assert {"analysis", "conversion", "data", "demo", "evaluation", "training"} <= set(FOLDERS)
+    assert {path.parent.name for path in PACKAGE.glob("*/*.py")} == set(FOLDERS)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_says_what_belongs_there_and_offers_its_names(name):
+    folder = importlib.import_module(f"ila_hf.{name}")
+    assert folder.__doc__
+    assert folder.__all__
+    for public in folder.__all__:
+        value = getattr(folder, public)
+        assert value.__module__.startswith(f"ila_hf.{name}."), public
+        assert value.__doc__, public
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_imports_nothing_before_it_is_used(name):
+    code = f"""
+import sys, ila_hf.{name}
+print([module for module in sys.modules if module.startswith("ila_hf.{name}.")], "torch" in sys.modules)
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[] False"
