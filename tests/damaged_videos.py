@@ -82,7 +82,7 @@ def _many_frames(content):
     return content[:count] + b"\xff\xff\xff\xff" + content[count + 4 :]
 
 
-def read_damaged_videos(folder, names, backend, result):
+def read_damaged_videos(folder, names, result):
     """Read them all, several times; writes what became of each, and what it cost."""
     outcomes, process = {}, psutil.Process()
     limits = VideoLimits(decode_seconds=20)
@@ -95,8 +95,7 @@ def read_damaged_videos(folder, names, backend, result):
                 frames, _ = read_video(
                     os.path.join(folder, name),
                     lambda metadata: sample_frame_indices(metadata.total_num_frames, 8),
-                    backend,
-                    limits,
+                    limits=limits,
                 )
                 outcome = list(frames.shape)
             except VideoReadError as error:

@@ -17,29 +17,8 @@ from video_files import VIDEOS, encode, pictures
 
 from ila_hf import VideoLimits, VideoReadError, read_video
 from ila_hf.demo.motion_videos import write_video
-from ila_hf.video_reading import torchcodec_decoder
 from ila_hf.video_seeking import MisplacedFrameError, plan_runs
 from ila_hf.video_sources import VideoNotFoundError
-
-
-BACKENDS = [
-    "pyav",
-    pytest.param(
-        "torchcodec",
-        marks=pytest.mark.skipif(
-            torchcodec_decoder() is None, reason="torchcodec, or FFmpeg's libraries that it loads, are not installed"
-        ),
-    ),
-]
-# What torchcodec itself reads of the files; the rest it would read wrongly, or with other colours
-BY_TORCHCODEC = """closed_groups.mp4 open_groups.mp4 one_key_frame.mp4 key_frames_only.mp4 fragments.mp4 hevc.mp4
-    av1.mp4 uneven.mp4 edit_list.mp4 rotated_90.mp4 rotated_180.mp4 rotated_270.mp4 odd_size.mp4 grey.mp4
-    wide_pixels.mp4 full_range.mp4 bt709.mp4 jump.mp4 one_frame.mp4 intra_refresh.mp4 h264.mkv uneven.mkv
-    two_videos.mkv audio_first.mkv vp9.webm"""
-
-
-# Releases before 0.10 do not turn frames upright or differ in edit lists: what they read is then left to PyAV
-BY_NEWER_TORCHCODEC = ("rotated_90", "rotated_180", "rotated_270", "edit_list")
 
 
 @pytest.fixture(scope="session")
@@ -66,9 +45,8 @@ def decoded_from_the_start(path):
     return torch.from_numpy(np.stack(frames))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", VIDEOS)
-def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name, backend):
+def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name):
     path = video_of(name)
     expected = decoded_from_the_start(path)
     n = len(expected)
@@ -76,25 +54,22 @@ def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name, backend):
     assert n == fewer.get(path.stem, 40)
     assert len(torch.unique(expected.flatten(1), dim=0)) == n  # no frame can be taken for another
     for i in range(n):
-        frames, metadata = read_video(path, [i], backend)
+        frames, metadata = read_video(path, [i])
         assert torch.equal(frames, expected[[i]]), i
         assert metadata.total_num_frames == n
-    frames, metadata = read_video(path, backend=backend)
+    frames, metadata = read_video(path)
     assert torch.equal(frames, expected)
-    if name in BY_TORCHCODEC.split() and path.stem not in BY_NEWER_TORCHCODEC:
-        assert metadata.video_backend == backend
-    elif name not in BY_TORCHCODEC.split():
-        assert metadata.video_backend == "pyav"
+    assert metadata.video_backend == "pyav"
     assert (metadata.height, metadata.width) == expected.shape[-2:]
     assert metadata.rotation == {"rotated_90": 90, "rotated_180": 180, "rotated_270": 270}.get(path.stem, 0)
     for indices in ([n - 1, 0, n // 2, 0], [n // 3, min(n // 3 + 1, n - 1), n - 1]):
-        assert torch.equal(read_video(path, indices, backend)[0], expected[indices])
+        assert torch.equal(read_video(path, indices)[0], expected[indices])
 
 
 @pytest.mark.parametrize("name", VIDEOS)
 def test_time_of_a_file(video_of, name):
     """40 frames, 10 a second; one or 23 frames where there are no more, and uneven distances up to 11.7 seconds."""
-    _, metadata = read_video(video_of(name), [0], "pyav")
+    _, metadata = read_video(video_of(name), [0])
     seconds = {"one_frame": 0.1, "edit_list": 2.3, "uneven": 11.7, "bare": 1.6, "starts_late": 2.9}
     duration = seconds.get(video_of(name).stem, 4.0)
     assert metadata.duration == pytest.approx(duration, abs=0.55)
@@ -141,12 +116,11 @@ class CountingFile(io.BytesIO):
         return size
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_no_more_of_a_file_is_read_than_the_frames_take(tmp_path, backend):
+def test_no_more_of_a_file_is_read_than_the_frames_take(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (300, 96, 128, 3), dtype=np.uint8)
     file = CountingFile(encode(tmp_path / "long.mp4", frames=noise, g="10").read_bytes())
     size = len(file.getvalue())
-    read_video(file, [155], backend)
+    read_video(file, [155])
     assert 0 < file.count < 0.2 * size
 
 
@@ -208,10 +182,9 @@ def test_a_wrong_frame_count_in_the_header(tmp_path):
         seen.append(metadata.total_num_frames)
         return [metadata.total_num_frames - 1]
 
-    for backend in ("pyav", None):
-        frames, metadata = read_video(path, last, backend)
-        assert metadata.total_num_frames == len(decoded_from_the_start(path)) < 40
-        assert torch.equal(frames, decoded_from_the_start(path)[-1:])
+    frames, metadata = read_video(path, last)
+    assert metadata.total_num_frames == len(decoded_from_the_start(path)) < 40
+    assert torch.equal(frames, decoded_from_the_start(path)[-1:])
     assert seen[0] == 40
 
 
@@ -222,8 +195,8 @@ def test_a_damaged_part_costs_its_frames_only(tmp_path):
     content = bytearray(path.read_bytes())
     start = content.index(b"\xff\xd8", packets[7][0])
     content[start : start + packets[7][1]] = bytes(packets[7][1])
-    whole, _ = read_video(path, backend="pyav")
-    frames, metadata = read_video(bytes(content), lambda metadata: range(metadata.total_num_frames), "pyav")
+    whole, _ = read_video(path)
+    frames, metadata = read_video(bytes(content), lambda metadata: range(metadata.total_num_frames))
     assert metadata.total_num_frames == 39
     assert torch.equal(frames, whole[[i for i in range(40) if i != 7]])
 
@@ -267,6 +240,18 @@ def test_torchcodec_like_decoders(numbered_video):
     read, metadata = read_video(Decoder(), lambda metadata: [4, 2])
     assert frame_numbers(read) == [4, 2]
     assert metadata.video_backend == "torchcodec"
+
+
+def test_decoders_of_torchcodec(numbered_video):
+    """What `datasets` yields for a column of videos."""
+    decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
+    try:
+        decoder = decoders.VideoDecoder(str(numbered_video))
+    except RuntimeError:
+        pytest.skip("torchcodec does not find FFmpeg's libraries")
+    frames, metadata = read_video(decoder, [11, 3])
+    assert frame_numbers(frames) == [11, 3]
+    assert (metadata.total_num_frames, metadata.fps) == (40, 10.0)
 
 
 def test_frames_that_do_not_exist(numbered_video):
@@ -364,40 +349,9 @@ def test_files_opened_as_text_and_files_without_seek(numbered_video):
     assert frame_numbers(read_video(stream, [9])[0]) == [9]
 
 
-def test_unknown_backends_and_no_frames(numbered_video):
-    with pytest.raises(ValueError, match=r"`backend` must be one of .*, got 'decord'"):
-        read_video(numbered_video, [0], "decord")
+def test_no_frames(numbered_video):
     with pytest.raises(IndexError, match="No frames are asked for"):
         read_video(numbered_video, [])
-
-
-def test_without_torchcodec(numbered_video, monkeypatch):
-    monkeypatch.setattr("ila_hf.video_reading.torchcodec_decoder", lambda: None)
-    assert read_video(numbered_video, [0])[1].video_backend == "pyav"
-    with pytest.raises(ImportError, match="torchcodec cannot be imported"):
-        read_video(numbered_video, [0], "torchcodec")
-
-
-def test_what_torchcodec_cannot_read_is_left_to_pyav(numbered_video, monkeypatch):
-    def decoder(*args, **kwargs):
-        raise RuntimeError("Could not open input file")
-
-    monkeypatch.setattr("ila_hf.video_reading.torchcodec_decoder", lambda: decoder)
-    for source in (numbered_video, numbered_video.read_bytes(), numbered_video.open("rb")):
-        frames, metadata = read_video(source, [11, 3], "torchcodec")
-        assert frame_numbers(frames) == [11, 3]
-        assert metadata.video_backend == "pyav"
-
-
-@pytest.mark.parametrize("name", ["closed_groups.mp4", "hevc.mp4", "vp8.webm", "h264.ts"])
-def test_pyav_is_the_default_for_most(video_of, name):
-    assert read_video(video_of(name), [5])[1].video_backend == "pyav"
-
-
-@pytest.mark.skipif(torchcodec_decoder() is None, reason="torchcodec, or FFmpeg's libraries, are not installed")
-@pytest.mark.parametrize("name", ["vp9.webm", "av1.mp4"])
-def test_torchcodec_is_the_default_for_vp9_and_av1(video_of, name):
-    assert read_video(video_of(name), [5])[1].video_backend == "torchcodec"
 
 
 # ------------------------------------------------------------------------------------------------------------- limits

@@ -11,8 +11,9 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from fractions import Fraction
+from itertools import chain, islice
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -30,16 +31,32 @@ _CONTAINERS = {"mp4", "matroska", "mpegts", "mpeg", "avi", "flv", "asf", "ogg", 
 
 
 class FrameIndex(NamedTuple):
-    """Time stamps of the frames in the order of display, numbers of the key frames, ascending, and the end.
+    """When the frames of a video are shown, and how they are reached.
 
-    `delay` is told by a header only: how much later than it is decoded a frame is shown, if none is shown before it
-    that is decoded after it.
+    Args:
+        pts: Time stamps of the frames in the order of display.
+        end: Time stamp of the end of the last frame.
+        unit: Of the time stamps, in seconds; None if the frames have no time.
+        keys: Numbers of the key frames, ascending; None: frames are reached from the start only.
+        delay: Told by a header only: how much later than it is decoded a frame is shown, if none is shown before it
+            that is decoded after it.
     """
 
     pts: range | np.ndarray
-    keys: Sequence[int]
     end: int
+    unit: Fraction | None
+    keys: Sequence[int] | None = None
     delay: int | None = None
+
+    @classmethod
+    def of_even_frames(cls, num_frames: int, rate: Any) -> "FrameIndex":
+        """Of frames at a constant distance, `rate` a second."""
+        return cls(range(num_frames), num_frames, 1 / Fraction(rate) if rate else None)
+
+    @property
+    def duration(self) -> Fraction | None:
+        """Seconds from the first frame to the end of the last; exact, so that 25 frames a second are 25."""
+        return None if self.unit is None else (self.end - int(self.pts[0])) * self.unit
 
 
 class MisplacedFrameError(Exception):
@@ -66,7 +83,7 @@ class SeekableVideo:
         # What a file refers to is opened over no network, and "%03d" in a name means itself
         options = {"protocol_whitelist": "file" if isinstance(file, str) else "none", "pattern_type": "none"}
         self.container: Any = av.open(file, options=options, metadata_errors="replace")
-        self.rotation, self.is_interlaced = 0, False  # of the frames that have been decoded
+        self.rotation = 0  # of the frames that have been decoded
         self._reformatter = av.video.reformatter.VideoReformatter()  # of the video: it is not made anew for each frame
         try:
             self.stream = self._video_stream()
@@ -114,7 +131,7 @@ class SeekableVideo:
         # Frames that are decoded at a constant distance are mostly shown at it: where not, `_packets_of` finds out
         step = int(steps[0])
         pts = range(stream.start_time, stream.start_time + step * len(rows), step)
-        return FrameIndex(pts, keys.nonzero()[0].tolist(), pts.stop, delay)
+        return FrameIndex(pts, pts.stop, stream.time_base, keys.nonzero()[0].tolist(), delay)
 
     def packet_index(self) -> FrameIndex | None:
         """The frames as the packets tell them; None if some have no time stamp, or several the same."""
@@ -147,7 +164,29 @@ class SeekableVideo:
             return None  # what comes before the first key frame may be shown or not
         if has_b_frames and in_order and len(stamps) > 1:
             return None  # the time stamps are those of decoding
-        return FrameIndex(stamps, numbers[numbers < len(stamps)].tolist(), end)
+        return FrameIndex(stamps, end, self.stream.time_base, numbers[numbers < len(stamps)].tolist())
+
+    def decoded_index(self) -> FrameIndex:
+        """The frames as they are when all are decoded; where they tell no time, by their number in a second.
+
+        Raises:
+            VideoReadError: If no frame can be decoded.
+        """
+        stamps: list[int | None] = []
+        end, stream = 0, self.stream
+        for frame in self.decode_in_order():
+            stamps.append(frame.pts)
+            end = (frame.pts or 0) + (frame.duration or 0)
+        if not stamps:
+            raise VideoReadError("no frame of it can be decoded")
+        if None not in stamps:
+            pts = np.array(stamps, dtype=np.int64)
+            if (np.diff(pts) > 0).all() and end > pts[0]:
+                return FrameIndex(pts, end, stream.time_base)
+        rate = stream.average_rate
+        if not rate and stream.duration:
+            rate = len(stamps) / (stream.duration * stream.time_base)
+        return FrameIndex.of_even_frames(len(stamps), rate)
 
     def _is_hidden(self, packet: Any) -> bool:
         """Whether a packet holds a frame that is not shown: VP8 stores such frames by themselves (RFC 6386, 9.1)."""
@@ -159,20 +198,26 @@ class SeekableVideo:
         Raises:
             MisplacedFrameError: If a time stamp of the index does not lead to a frame.
         """
+        if index.keys is None:
+            last, wanted = max(numbers, default=-1), set(numbers)
+            decoded = islice(enumerate(self.decode_in_order()), last + 1)
+            return {number: self.to_tensor(frame) for number, frame in decoded if number in wanted}
         frames = {}
         for key, run in plan_runs(sorted(set(numbers)), index.keys):
-            for number, frame in self._decode_run(index, key, run):
+            for number, frame in self._decode_run(index, index.keys, key, run):
                 frames[number] = self.to_tensor(frame)
         return frames
 
-    def _decode_run(self, index: FrameIndex, key: int, run: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    def _decode_run(
+        self, index: FrameIndex, keys: Sequence[int], key: int, run: Sequence[int]
+    ) -> Iterator[tuple[int, Any]]:
         """Decode on from a key frame to the last frame of a run."""
         context = self.stream.codec_context
         can_skip = self.codec in _SKIPPING
         wanted = {int(index.pts[number]): number for number in run}
         to_decode = set(wanted)
         last = None
-        packets = self._packets_of(index, key, run[-1])
+        packets = self._packets_of(index, keys, key, run[-1])
         for packet in packets:
             context.skip_frame = "NONREF" if can_skip and packet.pts not in to_decode else "DEFAULT"
             to_decode.discard(packet.pts)
@@ -191,14 +236,14 @@ class SeekableVideo:
             raise MisplacedFrameError
         deque(packets, maxlen=0)  # read on, without decoding, for what `_packets_of` finds out
 
-    def _packets_of(self, index: FrameIndex, key: int, last: int) -> Iterator[Any]:
+    def _packets_of(self, index: FrameIndex, keys: Sequence[int], key: int, last: int) -> Iterator[Any]:
         """Packets from a key frame on, until none can be shown up to the frame `last`.
 
         Raises:
             MisplacedFrameError: At the end, if a header promises other time stamps than the packets have.
         """
         stamps = []
-        for packet in self._packets_from(index, key):
+        for packet in self._packets_from(index, keys, key):
             self.deadline.check()
             if packet.size == 0 or (packet.dts is not None and packet.dts > index.pts[last]):
                 break
@@ -209,13 +254,13 @@ class SeekableVideo:
             if shown != list(index.pts[index.pts.index(stamps[0]) : last + 1]):
                 raise MisplacedFrameError
 
-    def _packets_from(self, index: FrameIndex, key: int) -> Iterator[Any]:
+    def _packets_from(self, index: FrameIndex, keys: Sequence[int], key: int) -> Iterator[Any]:
         """Packets from the key frame with a number, or from one before it where seeking does not reach it."""
         context = self.stream.codec_context
-        position = bisect_right(index.keys, key) - 1
+        position = bisect_right(keys, key) - 1
         back = 0
         while True:
-            number = index.keys[max(position - back, 0)]
+            number = keys[max(position - back, 0)]
             self.container.seek(int(index.pts[number]), stream=self.stream)
             packets = self.container.demux(self.stream)
             first = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
@@ -230,11 +275,6 @@ class SeekableVideo:
             raise MisplacedFrameError
         return chain([first], packets)
 
-    def check_runs(self, index: FrameIndex, numbers: Iterable[int]) -> None:
-        """Raise MisplacedFrameError where frames cannot be decoded from the key frame before them, as far as told."""
-        for key, run in plan_runs(sorted(set(numbers)), index.keys):
-            deque(self._packets_of(index, key, run[-1]), maxlen=0)
-
     def decode_in_order(self) -> Iterator[Any]:
         """All frames, decoded from the start; packets that cannot be decoded are passed over."""
         packets = self.container.demux(self.stream)
@@ -245,7 +285,10 @@ class SeekableVideo:
             except self.damage:  # a damaged file ends where it cannot be read on
                 packet = None
             try:
-                yield from self.stream.codec_context.decode(packet if packet is not None and packet.size else None)
+                for frame in self.stream.codec_context.decode(packet if packet is not None and packet.size else None):
+                    yield frame
+                    if self.deadline.for_each_frame:
+                        self.deadline.restart()
             except self.end:
                 return
             except self.damage:
@@ -254,28 +297,35 @@ class SeekableVideo:
             if packet is None or packet.size == 0:
                 return
 
-    def count_frames(self) -> int:
-        """The number of frames that decoding from the start gives."""
-        return sum(1 for _ in self.decode_in_order())
-
-    def frames_in_order(self, numbers: Iterable[int]) -> dict[int, torch.Tensor]:
-        """As `frames_at`, decoding from the start."""
-        wanted, frames = set(numbers), {}
-        for number, frame in enumerate(self.decode_in_order()):
-            if number in wanted:
-                frames[number] = self.to_tensor(frame)
-                if len(frames) == len(wanted):
-                    break
-        return frames
-
     def to_tensor(self, frame: Any) -> torch.Tensor:
         """(3, H, W), turned upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        self.is_interlaced |= frame.interlaced_frame
         turns = round(frame.rotation / 90) % 4
         self.rotation = 90 * turns
         return torch.rot90(torch.from_numpy(rgb), turns).permute(2, 0, 1)
+
+
+def ways_to_frames(
+    file: str | BinaryIO, limits: VideoLimits, deadline: Deadline
+) -> Generator[tuple[SeekableVideo, FrameIndex], None, None]:
+    """The ways that may lead to the frames of a file, cheapest first: by the header, by the packets, from the start.
+
+    Each comes with the file opened anew, until the next is asked for. The last, whose index has no key frames, leads
+    there in any case; it has decoded the file once to count the frames.
+
+    Raises:
+        VideoReadError: If there are no frames.
+    """
+    for find in (SeekableVideo.header_index, SeekableVideo.packet_index):
+        with SeekableVideo(file, limits, deadline) as video:
+            index = find(video)
+            if index is not None:
+                yield video, index
+    with SeekableVideo(file, limits, deadline) as video:
+        index = video.decoded_index()
+    with SeekableVideo(file, limits, deadline) as video:
+        yield video, index
 
 
 def _is_intra(packet: bytes, extradata: bytes | None) -> bool:

@@ -61,11 +61,15 @@ class VideoLimits:
 
 
 class Deadline:
-    """The end of the time that a video may take; it starts when it is made."""
+    """The end of the time that a video may take, or that may pass until its next frame; it starts when it is made."""
 
-    def __init__(self, seconds: float | None):
-        self._seconds = seconds
-        self._end = float("inf") if seconds is None else time.monotonic() + seconds
+    def __init__(self, seconds: float | None, for_each_frame: bool = False):
+        self._seconds, self.for_each_frame = seconds, for_each_frame
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self._end = float("inf") if self._seconds is None else time.monotonic() + self._seconds
 
     def check(self) -> None:
         """Raise VideoReadError when the time is over."""

@@ -223,8 +223,12 @@ def test_trainer_pushes_checkpoints_and_the_end(hub, data, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert hub.repos["tester/mine"].private
     commits = pushed_by_a_run(hub, "tester/mine", output, token)
+    titles = [commit.title for commit in commits]
+    # A push in the background may be so late that it finds, and pushes, what the next step has written
     steps = [f"Training in progress, step {step}" for step in (2, 1)]
-    assert [commit.title for commit in commits] == ["End of training", "Model save", *steps, "initial commit"]
+    assert titles in [
+        ["End of training", "Model save", *some, "initial commit"] for some in (steps, steps[:1], steps[1:])
+    ]
     # With the code of the model, if it is saved
     pushed = commits[2].files
     checkpoint = {path.name: path.read_bytes() for path in (output / "checkpoint-2").iterdir()}

@@ -12,7 +12,7 @@ from huggingface_hub import HfFileSystem
 
 from ..sampling import sample_frame_indices, seeded
 from ..video_processing_ila import ILAVideoProcessor
-from ..video_reading import VideoBackend, read_video
+from ..video_reading import read_video
 from ..video_sources import VideoLimits, VideoReadError, source_name
 from .unreadable_videos import UnreadableVideos
 
@@ -41,7 +41,6 @@ class ClipReader:
             hit. Default: "skip" in training, "error" in evaluation.
         unreadable: The list of videos that could not be read; each is reported once.
         limits: What reading a video may cost.
-        backend: See [`read_video`].
 
     Raises:
         ValueError: For unknown policies, for "skip" in evaluation, which would drop videos from the metric, and for
@@ -56,7 +55,6 @@ class ClipReader:
         on_error: ErrorPolicy | None = None,
         unreadable: UnreadableVideos | None = None,
         limits: VideoLimits | None = None,
-        backend: VideoBackend | None = None,
     ):
         on_error = _POLICIES[train][0] if on_error is None else on_error
         if on_error not in _POLICIES[train]:
@@ -64,7 +62,7 @@ class ClipReader:
             raise ValueError(f"`on_error` must be one of {_POLICIES[train]} in {job}, got {on_error!r}.")
         self.processor, self.train, self.transform, self.on_error = processor, train, transform, on_error
         self.unreadable = UnreadableVideos() if unreadable is None else unreadable
-        self.limits, self.backend = limits, backend
+        self.limits = limits
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any] | None:
         """The clip of a row with `video` and `label`; None for a video to skip.
@@ -89,7 +87,7 @@ class ClipReader:
         processor = self.processor
         sampler = partial(_draw, processor) if self.train else processor.sample_frames
         try:
-            frames, _ = read_video(_open(video), sampler, self.backend, self.limits)
+            frames, _ = read_video(_open(video), sampler, self.limits)
         except VideoReadError as error:
             if isinstance(video, dict):  # bytes have no name
                 raise type(error)(f"{video_name(video)}: {error}") from error
