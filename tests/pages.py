@@ -78,3 +78,13 @@ def run_snippet(code, printed, capsys):
         assert len(output.splitlines()) == len(printed.splitlines())
     elif printed:
         assert [line.strip() for line in output.splitlines()] == [line.strip() for line in printed.splitlines()]
+
+
+def run_card(card, replace=()):
+    """Run the Python of a model card as a reader would, from top to bottom; returns the variables."""
+    variables = {}
+    for code in re.findall(r"^```python\n(.*?)^```$", card.text, flags=re.DOTALL | re.MULTILINE):
+        for old, new in replace:
+            code = code.replace(old, new)
+        exec(compile(code, "card", "exec"), variables)
+    return variables

@@ -12,7 +12,7 @@ COMMANDS = {
     "check": ("data.unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("conversion.convert_ila_checkpoint", "convert a released checkpoint"),
     "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
-    "model-cards": ("evaluation.model_card", "write the cards of the published variants"),
+    "model-cards": ("evaluation.published_cards", "write the cards of the published variants"),
     "motion-videos": ("demo.motion_videos", "make a small labelled video set"),
     "temporal-score": ("evaluation.metrics", "compare the accuracy on temporal classes with that on static ones"),
     "tiny-model": ("demo.tiny", "make a tiny model to train from scratch"),

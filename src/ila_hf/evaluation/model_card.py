@@ -1,23 +1,20 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Model cards: of a model of yours, from its run; of the ten published variants, from the figures of the paper.
-
-    ila-hf model-cards --output_dir model_cards
+"""The model card of a run.
 
 The words are in model_card_template.md, the data here; `huggingface_hub` writes the front matter.
 """
 
-import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image
 
-from ..configuration_ila import PRESET_NAMES, ILAConfig
+from ..configuration_ila import ILAConfig
 from ..data.video_transforms import names_a_side
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification
 from ..processing_ila import ILAProcessor
@@ -26,11 +23,11 @@ from ..video_processing_ila import ILAVideoProcessor
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 VISIBLE_CLASSES = 20  # longer lists are folded
-PUBLISHED = "published by the paper, not measured here"
 
 _ACCURACIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean class accuracy"}
 _OTHER_METRICS = {"num_clips": "clips evaluated"}
-_TAGS = ("video-classification", "ila", "ila_hf", "clip", "action-recognition")
+TAGS = ("video-classification", "ila", "ila_hf", "clip", "action-recognition")
+ZERO_SHOT_TAG = "zero-shot-video-classification"
 _TEXT_HEAD, _LINEAR_HEAD = ILAForVideoTextClassification.__name__, ILAForVideoClassification.__name__
 _BACKBONES = {(768, 12): "ViT-B", (1024, 24): "ViT-L"}
 
@@ -41,75 +38,16 @@ _ESCAPES = str.maketrans(
 )
 
 
-class _DataSet(NamedTuple):
-    name: str
-    id: str
-    labels: str  # what `ila-hf convert --labels` takes
-    bias: str
-    licence: str
-
-
-_K400 = _DataSet(
-    "Kinetics-400",
-    "kinetics-400",
-    "kinetics400",
-    "Kinetics-400 is made of YouTube videos: people and places are a skewed sample, and scenes give classes away.",
-    "Kinetics-400 is a list of YouTube videos: the annotations are under CC BY 4.0, the videos remain their owners'.",
-)
-_SSV2 = _DataSet(
-    "Something-Something v2",
-    "something-something-v2",
-    "ssv2",
-    "In Something-Something v2 crowd workers handle everyday objects: the model knows no other scenes.",
-    "Something-Something v2 comes under a data licence for research: read it before any other use.",
-)
-
-# preset -> (base model, top-1 and top-5 in % of 4 clips × 3 crops, FLOPs of one view in 1e9 multiply-adds: published,
-# and of our visual trunk as benchmarks/count_flops.py counts them); Tables 1-3 of the paper
-_FIGURES: dict[str, tuple[str, float, float, float, float]] = {
-    "ila-base-patch32": ("openai/clip-vit-base-patch32", 81.3, 95.0, 40, 37.9),
-    "ila-base-patch32-16-frames": ("openai/clip-vit-base-patch32", 82.4, 95.8, 75, 76.0),
-    "ila-base-patch16": ("openai/clip-vit-base-patch16", 84.0, 96.6, 149, 149.3),
-    "ila-base-patch16-16-frames": ("openai/clip-vit-base-patch16", 85.7, 97.2, 295, 299.7),
-    "ila-large-patch14": ("openai/clip-vit-large-patch14", 88.0, 98.1, 673, 677.7),
-    "ila-large-patch14-336-16-frames": ("openai/clip-vit-large-patch14-336", 88.7, 97.8, 3130, 3191.2),
-    "ila-base-patch16-ssv2": ("openai/clip-vit-base-patch16", 65.0, 89.2, 214, 214.7),
-    "ila-base-patch16-16-frames-ssv2": ("openai/clip-vit-base-patch16", 66.8, 90.3, 438, 439.9),
-    "ila-large-patch14-ssv2": ("openai/clip-vit-large-patch14", 67.8, 90.5, 907, 893.4),
-    "ila-large-patch14-336-16-frames-ssv2": ("openai/clip-vit-large-patch14-336", 70.2, 91.8, 3723, 4231.1),
-}
-
-# Table 14
-_RECIPE = {
-    "optimizer": "AdamW, betas 0.9 and 0.98",
-    "batch size": 256,
-    "schedule": "cosine to lr / 100 after 5 warm-up epochs",
-    "multi-scale crop": "1, 0.875, 0.75, 0.66",
-    "colour jitter": "probability 0.8",
-    "grey": "probability 0.2",
-    "label smoothing": 0.1,
-    "mixup and cutmix": "0.8 and 1.0, switching with probability 0.5",
-    "no weight decay": "biases, norms and other 1-D parameters, positions",
-}
-_K400_RECIPE = {
-    "learning rate": "8e-6 for CLIP's weights, 8e-5 for all others",
-    "weight decay": 0.003,
-    "steps": "50 000",
-    "frozen": "text tower",
-    "flip": "probability 0.5",
-}
-_SSV2_RECIPE = {
-    "learning rate": "5e-4",
-    "weight decay": 0.01,
-    "steps": "30 000",
-    "frozen": "CLIP's weights",
-    "flip": "none in the released code, for labels name sides; the table of the paper says probability 0.5",
-}
-
-
 def escape_markdown(value: Any) -> str:
     """Text as it is to be read, on one line, safe in paragraphs, headings and cells of tables."""
     return " ".join(str(value).split()).translate(_ESCAPES)
+
+
+def render_card(metadata: ModelCardData, template: Path, fields: Mapping[str, Any]) -> ModelCard:
+    """A card from its front matter, a template, and the variables of the template."""
+    card: ModelCard = ModelCard.from_template(metadata, template_path=str(template), **fields)
+    card.text += "\n"  # jinja takes off the line break at the end of a template
+    return card
 
 
 def _hub_id(name: str | None) -> str | None:
@@ -131,7 +69,7 @@ class ILAModelCardData:
         processor: Tells T, S, mean and standard deviation, sampling, and the views that the code of the card takes.
         model_class: Name of the head, "ILAForVideoTextClassification" or "ILAForVideoClassification".
         views: Clips and crops of the evaluation.
-        class_names: In the order of their ids; empty for the classes of `dataset_name`.
+        class_names: In the order of their ids.
         has_tokenizer: Whether the model is saved with an [`ILAProcessor`], which also takes class texts.
         dataset_name: Hub id or name of the training videos.
         recipe: Settings of the training, (name, value).
@@ -141,8 +79,6 @@ class ILAModelCardData:
         base_model: Hub id or folder of the weights that the training started from.
         license: Identifier of the Hub's list, such as "apache-2.0".
         language: Of the class texts, such as "en".
-        tags: Further tags of the Hub.
-        preset: For a published variant, its name: figures and recipe are marked as published, not measured.
 
     Raises:
         ValueError: For accuracies outside [0, 1].
@@ -162,8 +98,6 @@ class ILAModelCardData:
     base_model: str | None = None
     license: str | None = None
     language: str | None = None
-    tags: list[str] = field(default_factory=list)
-    preset: str | None = None
 
     def __post_init__(self) -> None:
         self.metrics = {name: value for name, value in self.metrics.items() if value == value}
@@ -171,30 +105,21 @@ class ILAModelCardData:
             if not 0 <= self.metrics[name] <= 1:
                 raise ValueError(f"`{name}` is an accuracy, in [0, 1], got {self.metrics[name]!r}.")
 
-    @property
-    def data_set(self) -> _DataSet | None:
-        """The data set of a published variant."""
-        if self.preset is None:
-            return None
-        return _SSV2 if self.preset.endswith("-ssv2") else _K400
-
     def card(self) -> ModelCard:
         """Render the card."""
-        card: ModelCard = ModelCard.from_template(self.metadata(), template_path=str(TEMPLATE), **self._fields())
-        card.text += "\n"  # jinja takes off the line break at the end of a template
-        return card
+        return render_card(self.metadata(), TEMPLATE, self._fields())
 
     def metadata(self) -> ModelCardData:
         """The front matter."""
-        dataset = self.data_set.id if self.data_set else _hub_id(self.dataset_name)
+        dataset = _hub_id(self.dataset_name)
         results = self._eval_results(dataset or "unknown")
         return ModelCardData(
             language=self.language,
             license=self.license,
             library_name="transformers",
             pipeline_tag="video-classification",
-            tags=[*_TAGS, *(["zero-shot-video-classification"] if self.model_class == _TEXT_HEAD else []), *self.tags],
-            base_model=self.base_model if self.preset else _hub_id(self.base_model),
+            tags=[*TAGS, *([ZERO_SHOT_TAG] if self.model_class == _TEXT_HEAD else [])],
+            base_model=_hub_id(self.base_model),
             datasets=[dataset] if dataset else None,
             metrics=["accuracy"] if results else None,
             model_name=self.model_name if results else None,
@@ -208,13 +133,10 @@ class ILAModelCardData:
                 task_type="video-classification",
                 dataset_type=dataset,
                 dataset_name=self.dataset_name or "unknown",
-                dataset_split="validation" if self.preset else None,
                 metric_type="accuracy",
                 metric_name=f"{name} in %",
                 metric_value=round(100 * float(self.metrics[key]), 2),
                 metric_args={"num_clips": num_clips, "num_crops": num_crops},
-                source_name="arXiv 2304.10465" if self.preset else None,
-                source_url="https://arxiv.org/abs/2304.10465" if self.preset else None,
             )
             for key, name in _ACCURACIES.items()
             if key in self.metrics
@@ -222,13 +144,13 @@ class ILAModelCardData:
 
     def _fields(self) -> dict[str, Any]:
         """The variables of the template."""
-        vision, processor, data_set = self.config.vision_config, self.processor, self.data_set
+        vision, processor = self.config.vision_config, self.processor
         return {
-            **{name: getattr(self, name) for name in ("preset", "model_class", "has_tokenizer", "data_set")},
+            "model_class": self.model_class,
+            "has_tokenizer": self.has_tokenizer,
             "title": escape_markdown(self.model_name),
             "model_code": _python_string(self.model_name),
             "base_model": escape_markdown(self.base_model or ""),
-            "base_model_code": _python_string(self.base_model or ""),
             "dataset": escape_markdown(self.dataset_name or ""),
             "license": escape_markdown(self.license or ""),
             "has_text": self.model_class == _TEXT_HEAD,
@@ -236,14 +158,13 @@ class ILAModelCardData:
             "is_multi_label": self.config.problem_type == "multi_label_classification",
             "class_names": [escape_markdown(name) for name in self.class_names],
             "visible_classes": VISIBLE_CLASSES,
-            "num_labels": self.config.num_labels,
-            "names_sides": data_set is _SSV2 or names_a_side(self.class_names),
+            "names_sides": names_a_side(self.class_names),
             "num_frames": processor.num_frames,
             "size": processor.crop_size["height"],
             "num_clips": processor.num_clips,
             "num_crops": processor.num_crops,
             "num_views": processor.num_clips * processor.num_crops,
-            "backbone": _backbone(self.config),
+            "backbone": backbone_name(self.config),
             "architecture": vision.architecture,
             "aligns": vision.alignment_layers != [],
             "has_interaction_token": vision.interaction_token,
@@ -255,20 +176,12 @@ class ILAModelCardData:
             "architecture_fields": self._architecture_fields(),
         }
 
-    def _evaluation(self) -> list[tuple[str, str, str]]:
-        """Rows of measure, value and origin."""
-        origin = PUBLISHED if self.preset else "measured by this run"
+    def _evaluation(self) -> list[tuple[str, str]]:
+        """Rows of measure and value."""
         rows = [(name, f"{100 * self.metrics[key]:.1f} %") for key, name in _ACCURACIES.items() if key in self.metrics]
         others = {key: value for key, value in self.metrics.items() if key not in _ACCURACIES}
         rows += [(escape_markdown(_OTHER_METRICS.get(key, key)), _number(value)) for key, value in others.items()]
-        if self.preset is None:
-            return [(*row, origin) for row in rows]
-        published, counted = _FIGURES[self.preset][3:]
-        return [
-            *((*row, origin) for row in rows),
-            ("FLOPs of one view, 1e9 multiply-adds", f"{published:g}", PUBLISHED),
-            ("the same of the visual trunk in `ila_hf`", f"{counted:.1f}", "counted here"),
-        ]
+        return rows
 
     def _architecture_fields(self) -> list[tuple[str, str]]:
         vision, layers = self.config.vision_config, self.config.vision_config.alignment_layers
@@ -280,7 +193,7 @@ class ILAModelCardData:
             "alignment_conv": vision.alignment_conv,
             "alignment_layers": "all" if layers is None else ", ".join(map(str, layers)) or "none",
             "first_frame": vision.first_frame,
-            "backbone": _backbone(self.config),
+            "backbone": backbone_name(self.config),
             "head": text if self.model_class == _TEXT_HEAD else "linear",
         }
         if self.num_parameters is not None:
@@ -297,7 +210,8 @@ def _number(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else escape_markdown(value)
 
 
-def _backbone(config: ILAConfig) -> str:
+def backbone_name(config: ILAConfig) -> str:
+    """Such as "ViT-B/16", or a description where it has no such name."""
     vision = config.vision_config
     name = _BACKBONES.get((vision.hidden_size, vision.num_hidden_layers))
     if name is not None:
@@ -387,44 +301,3 @@ def card_from_run(
         license=license,
         language="en" if has_text else None,
     ).card()
-
-
-def published_card(preset: str) -> ModelCard:
-    """The card of a published variant, with the figures of the paper.
-
-    Args:
-        preset: One of `ila_hf.PRESET_NAMES`.
-
-    Raises:
-        ValueError: If there is no such preset; the message lists them.
-    """
-    config = ILAConfig.from_preset(preset)
-    base_model, top1, top5, *_ = _FIGURES[preset]
-    is_ssv2 = preset.endswith("-ssv2")
-    return ILAModelCardData(
-        model_name=preset,
-        config=config,
-        processor=ILAVideoProcessor.from_config(config),
-        model_class=_LINEAR_HEAD if is_ssv2 else _TEXT_HEAD,
-        views=(4, 3),
-        has_tokenizer=not is_ssv2,
-        dataset_name=(_SSV2 if is_ssv2 else _K400).name,
-        recipe=list({**(_SSV2_RECIPE if is_ssv2 else _K400_RECIPE), **_RECIPE}.items()),
-        metrics={"top1": top1 / 100, "top5": top5 / 100},
-        base_model=base_model,
-        license="unknown",
-        language=None if is_ssv2 else "en",
-        preset=preset,
-    ).card()
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ila-hf model-cards`."""
-    parser.add_argument("--output_dir", required=True, help="folder to write")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf model-cards`: a card for each published variant."""
-    for preset in PRESET_NAMES:
-        published_card(preset).save(Path(arguments.output_dir) / f"{preset}.md")
-    print(f"Wrote {len(PRESET_NAMES)} model cards to {arguments.output_dir}.")
