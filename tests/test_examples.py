@@ -405,17 +405,6 @@ def test_errors_come_before_any_work(run, videos, tmp_path):
         run(config_name=model, train_dir=train, num_frames=0)
 
 
-def test_flops_of_the_ten_variants():
-    """The counts of the design; the published ones differ by up to 2 % (B/32: -5 %, the last row: +14 %)."""
-    count_flops = load_script("benchmarks/count_flops.py")
-    expected = (37.9, 76.0, 149.3, 299.7, 677.7, 3191, 214.7, 439.9, 893.4, 4231)
-    for name, value in zip(count_flops.PUBLISHED, expected, strict=True):
-        assert count_flops.trunk_flops(name) == pytest.approx(value, rel=0.01)
-    released = {"ila-base-patch32": 49.9, "ila-base-patch16": 198.6}
-    for name, value in released.items():
-        assert count_flops.trunk_flops(name, architecture="released") == pytest.approx(value, rel=0.01)
-
-
 @pytest.mark.slow
 def test_demo_reaches_its_accuracy(tmp_path):
     """`make demo`, with its own arguments, in another folder."""

@@ -14,7 +14,7 @@ COMMANDS = {
     "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
     "model-cards": ("evaluation.published_cards", "write the cards of the published variants"),
     "motion-videos": ("demo.motion_videos", "make a small labelled video set"),
-    "temporal-score": ("evaluation.metrics", "compare the accuracy on temporal classes with that on static ones"),
+    "temporal-score": ("analysis.temporal_score", "compare the accuracy on temporal classes with that on static ones"),
     "tiny-model": ("demo.tiny", "make a tiny model to train from scratch"),
     "visualize": ("analysis.visualization", "draw the interactive points on the frames of a clip"),
 }

@@ -47,5 +47,5 @@ def test_command(tiny_model, tmp_path, video_file, capsys):
 
 def test_a_model_that_does_not_align(tiny_model, video_file):
     model = tiny_model(vision={"alignment_layers": []})
-    with pytest.raises(ValueError, match="`alignment_layers` is empty"):
+    with pytest.raises(ValueError, match="it aligns no frames"):
         visualize_video(model, tiny_processor(model.config).video_processor, video_file)

@@ -2,14 +2,13 @@
 
 import math
 import sys
-from argparse import ArgumentParser
 
 import evaluate
 import numpy as np
 import pytest
 import torch
 
-from ila_hf.evaluation.metrics import VideoClassificationMetric, add_arguments, class_accuracies, run, temporal_score
+from ila_hf.evaluation.metrics import VideoClassificationMetric, class_accuracies
 
 
 def _names(num_classes):
@@ -212,39 +211,3 @@ def test_class_accuracies():
     assert class_accuracies(matrix, ["a", "b", "c"]) == {"a": 0.75, "c": 0.5}  # no clip is of class b
     with pytest.raises(ValueError, match=r"of 2 classes must be \(2, 3\), got \(3, 4\)"):
         class_accuracies(matrix, ["a", "b"])
-
-
-def test_temporal_score():
-    accuracies = {"fold": 60.0, "unfold": 50.0, "swim": 90.0, "ski": 70.0, "sing": 10.0}
-    expected = {"temporal_accuracy": 55.0, "static_accuracy": 80.0, "temporal_score": -25.0}
-    assert temporal_score(accuracies, ["fold", "unfold"], ["swim", "ski"]) == expected
-    assert temporal_score(accuracies, ["fold", "unfold", "fold"], ["swim", "ski"]) == expected
-
-
-@pytest.mark.parametrize(
-    ("temporal", "static", "message"),
-    [
-        ([], ["swim"], "list of temporal classes must name at least one"),
-        (["fold"], [], "list of static classes must name at least one"),
-        (["fold", "swim"], ["swim"], r"in both lists: \['swim'\]"),
-        (["fold"], ["swimm"], "static class 'swimm' has no accuracy; the nearest that has is 'swim'"),
-    ],
-)
-def test_bad_temporal_lists(temporal, static, message):
-    with pytest.raises(ValueError, match=message):
-        temporal_score({"fold": 0.5, "swim": 0.25}, temporal, static)
-
-
-def test_temporal_score_command(tmp_path, capsys):
-    (tmp_path / "matrix.csv").write_text("true \\ predicted,fold,swim,unreadable\nfold,1,1,0\nswim,1,6,1\n")
-    (tmp_path / "temporal.txt").write_text("fold\n\n")
-    (tmp_path / "static.txt").write_text("swim\n")
-    parser = ArgumentParser()
-    add_arguments(parser)
-    files = {"confusion_matrix": "matrix.csv", "temporal_classes": "temporal.txt", "static_classes": "static.txt"}
-    run(parser.parse_args([f"--{name}={tmp_path / file}" for name, file in files.items()]))
-    assert capsys.readouterr().out.splitlines() == [
-        "temporal_accuracy: 50.00 %",
-        "static_accuracy: 75.00 %",
-        "temporal_score: -25.00 %",
-    ]

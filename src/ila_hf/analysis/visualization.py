@@ -66,7 +66,7 @@ def visualize_video(model: ILAPreTrainedModel, processor: Any, video: Any) -> Im
     mean, std = (torch.tensor(x)[:, None, None] for x in (processor.image_mean, processor.image_std))
     frames = inputs["pixel_values"][0].float().cpu() * std + mean
     if not outputs.interactive_points:
-        raise ValueError("The model has no layer that aligns: its `alignment_layers` is empty.")
+        raise ValueError("No layer of the model has interactive points: it aligns no frames.")
     grid = tuple(outputs.alignment_masks[0].shape[-2:])
     rows = [draw_interactive_points(frames, points[0].float().cpu(), grid) for points in outputs.interactive_points]
     picture = Image.new("RGB", (rows[0].width, sum(row.height for row in rows)))

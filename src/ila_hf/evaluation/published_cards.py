@@ -48,11 +48,11 @@ class _Figures(NamedTuple):
     top1: float  # and top-5: in % of 4 clips × 3 crops
     top5: float
     flops: float  # of one view, in 1e9 multiply-adds
-    counted: float  # of our visual trunk, as benchmarks/count_flops.py counts them
+    counted: float  # of our visual trunk, as `trunk_flops` counts them
 
 
 # Tables 1-3 of the paper
-_FIGURES = {
+FIGURES = {
     "ila-base-patch32": _Figures("openai/clip-vit-base-patch32", 81.3, 95.0, 40, 37.9),
     "ila-base-patch32-16-frames": _Figures("openai/clip-vit-base-patch32", 82.4, 95.8, 75, 76.0),
     "ila-base-patch16": _Figures("openai/clip-vit-base-patch16", 84.0, 96.6, 149, 149.3),
@@ -75,7 +75,7 @@ def published_card(preset: str) -> ModelCard:
     Raises:
         ValueError: If there is no such preset; the message lists them.
     """
-    config, figures = ILAConfig.from_preset(preset), _FIGURES[preset]
+    config, figures = ILAConfig.from_preset(preset), FIGURES[preset]
     has_text = not preset.endswith("-ssv2")
     data_set = _K400 if has_text else _SSV2
     metadata = ModelCardData(

@@ -1,0 +1,67 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""How much of a model's accuracy needs time (Table 13): the command `ila-hf temporal-score`."""
+
+import argparse
+import difflib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..data.class_labels import read_labels
+from ..evaluation.metrics import class_accuracies
+from ..evaluation.reports import read_confusion_matrix
+
+
+def temporal_score(
+    accuracies: Mapping[str, float], temporal: Sequence[str], static: Sequence[str]
+) -> dict[str, float]:
+    """How much better a model is at classes that need time than at those that a frame gives away (Table 13).
+
+    The paper takes the two lists from Sevilla-Lara et al., "Only Time Can Tell" (arXiv 1907.08340). It does not spell
+    out its temporal score; the difference is our reading of it, which is why both accuracies are returned too.
+
+    Args:
+        accuracies: Accuracy of each class by name, in any unit.
+        temporal: Classes that need time. A name that repeats counts once.
+        static: Classes that a single frame tells.
+
+    Returns:
+        Figures by name. `temporal_accuracy` and `static_accuracy` are the means over the classes of each list, in the
+        unit of the input, `temporal_score` is temporal minus static.
+
+    Raises:
+        ValueError: If a list is empty, if a class is in both, or if it has no accuracy.
+    """
+    both = sorted(set(temporal) & set(static))
+    if both:
+        raise ValueError(f"A class must be temporal or static, got in both lists: {both}.")
+    means = {}
+    for kind, names in (("temporal", temporal), ("static", static)):
+        if not names:
+            raise ValueError(f"The list of {kind} classes must name at least one, got none.")
+        for name in names:
+            if name not in accuracies:
+                nearest = difflib.get_close_matches(name, accuracies, n=1, cutoff=0.0)
+                known = f"the nearest that has is {nearest[0]!r}" if nearest else "no class has"
+                raise ValueError(f"The {kind} class {name!r} has no accuracy; {known}.")
+        means[kind] = float(np.mean([accuracies[name] for name in dict.fromkeys(names)]))
+    return {
+        "temporal_accuracy": means["temporal"],
+        "static_accuracy": means["static"],
+        "temporal_score": means["temporal"] - means["static"],
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ila-hf temporal-score`."""
+    parser.add_argument("--confusion_matrix", required=True, help="csv that an evaluation wrote")
+    parser.add_argument("--temporal_classes", required=True, help="text file, a class name per line")
+    parser.add_argument("--static_classes", required=True, help="text file, a class name per line")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run `ila-hf temporal-score`."""
+    accuracies = class_accuracies(*read_confusion_matrix(arguments.confusion_matrix))
+    scores = temporal_score(accuracies, read_labels(arguments.temporal_classes), read_labels(arguments.static_classes))
+    for name, value in scores.items():
+        print(f"{name}: {100 * value:.2f} %")
