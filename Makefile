@@ -28,10 +28,11 @@ test: .venv/installed  ## run the tests, one process per core
 test-slow: .venv/installed  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-quality: .venv/installed  ## check format, style and types
+quality: .venv/installed  ## check format, style, types, and transformers' rules for model files
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python tests/conformance/lint_models.py
 
 format: .venv/installed  ## format the code and mend what can be mended
 	$(BIN)/ruff format .

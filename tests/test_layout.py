@@ -1,9 +1,11 @@
 """The rule of the layout: the top level is the code that travels with saved models, folders hold the rest."""
 
+import ast
 import importlib
 import inspect
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,29 @@ def test_top_level_is_what_travels():
     assert {Path(file).resolve() for file in files} == {
         path.resolve() for path in PACKAGE.glob("*.py") if path.name not in NOT_SAVED
     }
+
+
+def imported_modules(path):
+    """The modules of the package that a file imports, also within functions, by their names."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = parts[: len(parts) - node.level]
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from (".".join([*base, *name.split(".")]) for name in names)
+
+
+def test_there_are_no_circles_and_nothing_travels_with_a_folder():
+    graph = {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): set(imported_modules(path))
+        for path in PACKAGE.rglob("*.py")
+        if path.name not in ("__init__.py", "__main__.py")
+    }
+    order = list(TopologicalSorter(graph).static_order())  # an error where there is a circle
+    assert len(order) > 40
+    for module, imported in graph.items():
+        if "." not in module:
+            assert not any("." in name for name in imported), module
 
 
 def test_folders():

@@ -22,16 +22,15 @@ from transformers import (
     pipeline,
 )
 
-from ila_hf import ILAForVideoClassification, ILAModel, ILAProcessor, VideoReadError, read_video
+from ila_hf import ILAForVideoClassification, ILAModel, ILAProcessor, VideoReadError, pipeline_ila, read_video
 from ila_hf.demo.tiny import tiny_processor
 from ila_hf.pipeline_ila import (
     ILAVideoClassificationPipeline,
     ILAZeroShotVideoClassificationPipeline,
-    register_pipelines,
 )
+from ila_hf.registration import add_pipelines
 
 
-register_pipelines()
 TASKS = ("video-classification", "zero-shot-video-classification")
 LABELS = ["a dog runs", "a cat sleeps", "moving left"]
 
@@ -83,7 +82,7 @@ def test_pipelines_are_registered(classify, zero_shot, folder, caplog):
     assert type(classify) is ILAVideoClassificationPipeline
     assert type(zero_shot) is ILAZeroShotVideoClassificationPipeline
     with caplog.at_level(logging.INFO, "transformers"):
-        register_pipelines()
+        add_pipelines(pipeline_ila)  # once more
         again = pipeline("video-classification", model=folder)
     assert type(again) is ILAVideoClassificationPipeline
     assert "already registered" not in caplog.text

@@ -9,7 +9,7 @@ from transformers import AutoModelForVideoClassification, TorchAoConfig
 
 from ila_hf import ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.demo.tiny import tiny_tokenizer
-from ila_hf.quantization import mend_quantized_files
+from ila_hf.remote_code_ila import mend_quantized_files
 
 
 pytest.importorskip("torchao", reason="it needs a newer torch than the lowest that is supported")

@@ -31,15 +31,17 @@ from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 CODE = {
     "alignment_ila.py",
+    "checks_ila.py",
+    "class_texts_ila.py",
     "configuration_ila.py",
     "integration_ila.py",
     "modeling_ila.py",
     "outputs_ila.py",
     "pipeline_ila.py",
     "processing_ila.py",
-    "quantization.py",
     "remote_code_ila.py",
     "sampling.py",
+    "temporal_ila.py",
     "video_processing_ila.py",
     "video_reading.py",
     "video_seeking.py",

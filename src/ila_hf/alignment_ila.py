@@ -1,8 +1,7 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Implicit learnable alignment (section 3.2 of https://arxiv.org/abs/2304.10465) and what it gives to a layer.
+"""Implicit learnable alignment: section 3.2 of https://arxiv.org/abs/2304.10465.
 
-Nothing here knows CLIP: a temporal module takes the tokens of T frames, (B, T, L, D), and answers with what the layer
-adds to its input or appends to its tokens.
+Nothing here knows CLIP. What a layer makes of the aligned pairs is in temporal_ila.py.
 
     maps (B, T, D, h, w) ► pairs (M, 2D, h, w) ► ILAInteraction ► ILAPointPrediction ► ILAMask ► pooled features
                                        Eq. 5:   (M, C, h, w)         (M, 2, 2)      (M, 2, h, w)    Eq. 3a, 7
@@ -12,34 +11,11 @@ neighbouring frames · C = `alignment_hidden_size` · p interactive point (x, y)
 """
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
-from transformers.utils import ModelOutput
 
 from .configuration_ila import ILAVisionConfig
-
-
-@dataclass
-class ILATemporalOutput(ModelOutput):
-    """What a temporal module hands to its layer, with its own loss and its diagnostics.
-
-    Args:
-        residual (B, T, L, D), optional: Added to the layer's input.
-        tokens (B, T, A, D), optional: Join the layer's self-attention and are dropped after it.
-        loss (scalar, float32): Alignment loss of this layer (Eq. 9, 10), not weighted.
-        interactive_points (B, T-1, 2, 2): Of the previous and the current frame, as (x, y).
-        alignment_masks (B, T-1, 2, h, w): Of the previous and the current frame, float32.
-        mutual_information_tokens (B, T-1, 2, D): Pooled aligned features of the previous and the current frame.
-    """
-
-    residual: torch.Tensor | None = None
-    tokens: torch.Tensor | None = None
-    loss: torch.Tensor | None = None
-    interactive_points: torch.Tensor | None = None
-    alignment_masks: torch.Tensor | None = None
-    mutual_information_tokens: torch.Tensor | None = None
 
 
 class ILAInteraction(nn.Sequential):
@@ -83,22 +59,18 @@ class ILAPointPrediction(nn.Module):
         self.fc2 = nn.Conv2d(channels // 4, 4, 1, groups=2)
         self.pool = nn.MaxPool2d(2)
         self.point_range = config.point_range
-        # DESIGN: the FLOPs of the paper's Kinetics-400 models are met when the pooling comes before each convolution.
+        # The paper leaves the order open. Its FLOPs for Kinetics-400 are met with the pooling before each convolution
         self.pool_first = config.architecture == "paper" and config.alignment_conv == "separable"
 
     def forward(self, interaction: torch.Tensor) -> torch.Tensor:
         hidden = interaction
         for convolution, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
             hidden = convolution(self.pool(hidden) if self.pool_first else hidden)
-            if self.training and hidden.shape[0] * hidden.shape[2] * hidden.shape[3] == 1:
-                raise ValueError(
-                    "BatchNorm cannot train on one pair of frames so small: pass at least 2 clips or 3 frames."
-                )
             hidden = norm(hidden) if self.pool_first else self.pool(norm(hidden))
             hidden = hidden.relu()
         hidden = hidden.amax((2, 3), keepdim=True)  # (M, C/2, 1, 1)
         points = self.fc2(self.fc1(hidden).relu()).flatten(1)  # (M, 4)
-        return cast("torch.Tensor", self.point_range * points.tanh().unflatten(1, (2, 2)))
+        return self.point_range * points.tanh().unflatten(1, (2, 2))
 
 
 class ILAMask(nn.Module):
@@ -197,117 +169,3 @@ class ILAAlignment(nn.Module):
         masks = self.mask(points, height, width)
         interaction, points, masks = (x.unflatten(0, (batch, -1)) for x in (interaction, points, masks))
         return ILAPairs(interaction, points, masks, pair_with_itself)
-
-
-class ILATemporalModule(nn.Module):
-    """What every temporal module of a layer shares: (B, T, L, D) in, [`ILATemporalOutput`] out."""
-
-    def __init__(self, config: ILAVisionConfig):
-        super().__init__()
-        self.alignment = ILAAlignment(config)
-        self.pair_with_itself = config.first_frame == "self"
-        self.loss_type = config.alignment_loss_type
-
-    def train(self, mode: bool = True) -> "ILATemporalModule":
-        """Switch the mode; a frozen module stays in evaluation: no jitter, and BatchNorm keeps its statistics."""
-        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
-
-    def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
-        """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
-        maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)
-        # A clip of one frame has no neighbours: its frame is paired with itself.
-        return cast("ILAPairs", self.alignment(maps, self.pair_with_itself or maps.shape[1] == 1))
-
-    def alignment_outputs(self, pairs: ILAPairs, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Loss and diagnostics of the T - 1 pairs.
-
-        Eq. 9's indices could also mean the tokens of neighbouring frames, each from its own pair; the released code
-        compares the two pooled features of one pair, and so does this.
-        """
-        pooled = pairs.neighbours(pooled)  # (B, T-1, 2, D)
-        similarity = nn.functional.cosine_similarity(pooled[:, :, 0].float(), pooled[:, :, 1].float(), dim=-1)
-        if self.loss_type == "negative_cosine":
-            loss = -similarity.sum(1).mean()
-        else:  # a clip of one frame has no pair and no loss
-            loss = (1 - similarity).sum() / max(similarity.numel(), 1)
-        return {
-            "loss": loss,
-            "interactive_points": pairs.neighbours(pairs.points),
-            "alignment_masks": pairs.neighbours(pairs.masks),
-            "mutual_information_tokens": pooled,
-        }
-
-
-class ILAMutualInformation(ILATemporalModule):
-    """Paper architecture: one mutual-information token per frame (Eq. 3a), and on request our interaction token.
-
-    The token of frame t is its own aligned feature in the pair (t-1, t). The paper defines no pair for the first
-    frame: it takes its feature as the previous frame of the first pair, or is paired with itself (`first_frame`).
-
-    The interaction token is our extension, not the paper's: the interaction channels of the same pair, max-pooled over
-    the patches and projected to D. It keeps what the convolution saw of the other frame.
-    """
-
-    def __init__(self, config: ILAVisionConfig):
-        super().__init__(config)
-        use_token = config.interaction_token
-        self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
-
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
-        pairs = self.align(hidden_states, grid)
-        pooled = pairs.pool(hidden_states[:, :, 1:], mean=True)  # (B, M, 2, D)
-        tokens = pooled[:, :, 1]
-        if not pairs.paired_with_itself:
-            tokens = torch.cat([pooled[:, :1, 0], tokens], dim=1)  # (B, T, D)
-        tokens = tokens[:, :, None]
-        if self.interaction_fc is not None:
-            interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
-            if not pairs.paired_with_itself:
-                interaction = torch.cat([interaction[:, :1], interaction], dim=1)
-            tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)  # (B, T, 2, D)
-        return ILATemporalOutput(tokens=tokens, **self.alignment_outputs(pairs, pooled))
-
-
-class ILAAlignedResidual(ILATemporalModule):
-    """Released architecture: the layer's input plus projections of the aligned frame and of the interaction.
-
-    Original: `message_fc`, `message_ln`, `message_attn.{conv, fc}`, `temporal_skip_align_fc`, `temporal_skip_fc`. The
-    last two start at zero, so that a new model starts as plain CLIP. Here the pooled features are sums.
-    """
-
-    def __init__(self, config: ILAVisionConfig):
-        super().__init__(config)
-        width, channels = config.hidden_size, config.alignment_hidden_size // 2
-        self.input_fc = nn.Linear(width, width)
-        self.input_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.temporal_conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-        self.interaction_fc = nn.Linear(channels, width)
-        self.aligned_out = nn.Linear(width, width)
-        self.interaction_out = nn.Linear(width, width)
-
-    @staticmethod
-    def per_frame(pairs: ILAPairs, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
-        """Mean of what a frame is as previous and as current frame of its pairs: twice (B, M, ...) -> (B, T, ...)."""
-        if pairs.paired_with_itself:
-            return (previous + current) / 2
-        # The first and the last frame, in one pair each, count twice; every part exists for every T.
-        as_previous = torch.cat([previous, current[:, -1:]], dim=1)
-        as_current = torch.cat([previous[:, :1], current], dim=1)
-        return (as_previous + as_current) / 2
-
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
-        inputs = self.input_norm(self.input_fc(hidden_states))
-        class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]
-        pairs = self.align(inputs, grid)
-
-        # Both aligned maps of a frame are masks of the same map, so the masks are averaged, not the maps.
-        masks = self.per_frame(pairs, pairs.masks[:, :, 0], pairs.masks[:, :, 1]).flatten(2)  # (B, T, N)
-        aligned = torch.cat([class_tokens, patches * masks[..., None].to(patches.dtype)], dim=2)  # (B, T, L, D)
-
-        interaction = self.per_frame(pairs, *pairs.interaction.chunk(2, dim=2))  # (B, T, C/2, h, w)
-        interaction = self.temporal_conv(interaction.transpose(1, 2))  # (B, C/2, T, h, w)
-        interaction = self.interaction_fc(interaction.flatten(3).permute(0, 2, 3, 1))  # (B, T, N, D)
-        interaction = torch.cat([class_tokens, interaction], dim=2)
-
-        residual = self.aligned_out(aligned) + self.interaction_out(interaction)
-        return ILATemporalOutput(residual=residual, **self.alignment_outputs(pairs, pairs.pool(patches, mean=False)))

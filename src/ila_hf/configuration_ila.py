@@ -1,4 +1,16 @@
-# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+# Copyright 2026 The ila_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """Configuration of ILA (Implicit Learnable Alignment, ICCV 2023, https://arxiv.org/abs/2304.10465).
 
 Everything in which the published variants differ is a field here; no code is edited to go from one to another.
@@ -68,6 +80,9 @@ class ILAVisionConfig(CLIPVisionConfig):
     CLIP's own fields are documented in [`~transformers.CLIPVisionConfig`].
 
     Args:
+        temporal_module (str, defaults to "ila"):
+            What a layer learns of other frames: a name of [`~temporal_ila.ILA_TEMPORAL_MODULES`]. The fields below are
+            those of "ila", `alignment_layers` aside.
         architecture ("paper" or "released", defaults to "paper"):
             "paper" appends one mutual-information token per frame to the self-attention (Eq. 3 and 4). "released" is
             what the published checkpoints hold: projections of aligned maps are added to the layer's input.
@@ -76,7 +91,7 @@ class ILAVisionConfig(CLIPVisionConfig):
         alignment_hidden_size (int, defaults to 256):
             Channels of the interaction; the prediction uses a half and a quarter of it. A multiple of 8.
         alignment_layers (list of int, optional):
-            Indices of the layers that align (Table 7). None: all of them; an empty list: plain CLIP.
+            Indices of the layers with a temporal module (Table 7). None: all of them; an empty list: plain CLIP.
         first_frame ("next" or "self", defaults to "next"):
             Paper architecture: the pair that gives the first frame its token. "next" takes its feature as the
             previous frame of the first pair; "self" pairs it with itself, which makes the trunk causal in time.
@@ -106,6 +121,9 @@ class ILAVisionConfig(CLIPVisionConfig):
         patch_size: int
 
         def __init__(self, **kwargs: Any) -> None: ...
+
+    # What a layer learns of other frames
+    temporal_module: str = "ila"
 
     # Alignment (section 3.2)
     architecture: Literal["paper", "released"] = "paper"
@@ -154,7 +172,12 @@ class ILAVisionConfig(CLIPVisionConfig):
         _require(isinstance(size, int) and size > 0, "image_size", size, "a positive integer (frames are square)")
         _require(isinstance(patch, int) and patch > 0, "patch_size", patch, "a positive integer")
         allowed = f"at least {MIN_GRID_SIZE} patches of `patch_size` {patch}, i.e. {MIN_GRID_SIZE * patch} pixels"
-        _require(size // patch >= MIN_GRID_SIZE or self.alignment_layers == [], "image_size", size, allowed)
+        _require(size // patch >= MIN_GRID_SIZE or not self.aligns, "image_size", size, allowed)
+
+    @property
+    def aligns(self) -> bool:
+        """Whether any layer aligns frames."""
+        return self.temporal_module == "ila" and self.alignment_layers != []
 
 
 @strict

@@ -2,12 +2,13 @@
 """Between the towers: multi-frame integration (Eq. 8) and the video-specific text prompt. See modeling_ila.py."""
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import CLIPVisionConfig
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
@@ -31,8 +32,13 @@ class ILAMultiframeIntegration(nn.Module):
             num_hidden_layers=config.mit_num_hidden_layers,
         )
         self.block_config._attn_implementation = config._attn_implementation
+        self.initializer_range = config.initializer_range
         self.position_embedding = nn.Parameter(torch.zeros(1, config.num_frames, width))
         self.layers = nn.ModuleList(CLIPEncoderLayer(self.block_config) for _ in range(config.mit_num_hidden_layers))
+
+    def init_weights(self) -> None:
+        """Positions as other new weights."""
+        init.normal_(self.position_embedding, std=self.initializer_range)
 
     def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
         positions: torch.Tensor = self.position_embedding
@@ -72,7 +78,7 @@ class ILACrossAttention(nn.Module):
         )
         query, key, value = self._heads(self.q_proj(text)), self._heads(self.k_proj(patches)), self.v_proj(patches)
         output, _ = attention(self, query, key, self._heads(value), None, scaling=self.scale, dropout=0.0)
-        return cast("torch.Tensor", self.out_proj(output.flatten(2)))  # (B, K, heads, head_dim) -> (B, K, E)
+        return self.out_proj(output.flatten(2))  # (B, K, heads, head_dim) -> (B, K, E)
 
 
 class ILAPromptLayer(nn.Module):
@@ -88,7 +94,7 @@ class ILAPromptLayer(nn.Module):
 
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         text = text + self.cross_attn(self.norm1(text), patches)
-        return cast("torch.Tensor", text + self.mlp(self.norm2(text)))
+        return text + self.mlp(self.norm2(text))
 
 
 class ILAVideoPrompt(nn.Module):
@@ -104,11 +110,16 @@ class ILAVideoPrompt(nn.Module):
         self.patch_projection = nn.Linear(config.vision_config.hidden_size, width, bias=False)
         self.norm = nn.LayerNorm(width, eps=eps)
         self.layers = nn.ModuleList(ILAPromptLayer(config) for _ in range(config.prompt_num_hidden_layers))
-        self.alpha = nn.Parameter(torch.full((width,), float(config.prompt_alpha)))
+        self.initial_alpha = float(config.prompt_alpha)
+        self.alpha = nn.Parameter(torch.full((width,), self.initial_alpha))
+
+    def init_weights(self) -> None:
+        """α as in the configuration."""
+        init.constant_(self.alpha, self.initial_alpha)
 
     def patch_features(self, patches: torch.Tensor) -> torch.Tensor:
         """Project the patch tokens of every frame: (B, T, N, D) -> (B, T, N, E)."""
-        return cast("torch.Tensor", self.patch_projection(self.patch_norm(patches)))
+        return self.patch_projection(self.patch_norm(patches))
 
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         patches = self.norm(self.patch_features(patches).mean(dim=1))  # (B, N, E)

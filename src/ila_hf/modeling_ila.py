@@ -1,4 +1,16 @@
-# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+# Copyright 2026 The ila_hf authors. All rights reserved.
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
 """ILA: Implicit Temporal Modeling with Learnable Alignment for Video Recognition (ICCV 2023).
 
 Paper: Tu, Dai, Wu, Cheng, Hu, Jiang, https://arxiv.org/abs/2304.10465. "Eq.", "Table" and "section" are its own.
@@ -16,12 +28,11 @@ paper:     one mutual-information token ẑ per frame joins the self-attention (
 released:  what the published checkpoints hold; projections of the aligned maps and of the interaction are added to z
            before CLIP's layer (`ILAAlignedResidual`).
 
-Where to find the equations: 3a, 5, 6, 7 and 9 in alignment_ila.py; 3b and 4 in `ILAEncoderLayer`; 8 in
-integration_ila.py; 10 in `ILAVisionModel`.
+Where to find the equations: 5, 6 and 7 in alignment_ila.py; 3a and 9 in temporal_ila.py; 8 in integration_ila.py;
+3b and 4 in `ILAEncoderLayer`, 10 in `ILAVisionModel` below.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,29 +51,24 @@ from transformers.models.clip.modeling_clip import (
     image_text_contrastive_loss,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, generic, is_tracing, output_capturing
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
 
-from .alignment_ila import (
-    ILAAlignedResidual,
-    ILAAlignment,
-    ILAMask,
-    ILAMutualInformation,
-    ILATemporalModule,
-    ILATemporalOutput,
-)
-from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
+from .alignment_ila import ILAMask
+from .checks_ila import check_clips, check_labels, check_texts
+from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
+from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
-from .outputs_ila import ILAClassifierOutput, ILAEncoderOutput, ILAOutput, ILAVisionModelOutput
-from .quantization import mend_quantized_files
+from .outputs_ila import (
+    ILAClassifierOutput,
+    ILAEncoderOutput,
+    ILAOutput,
+    ILATemporalOutput,
+    ILAVisionModelOutput,
+)
 from .remote_code_ila import ILARemoteCodeMixin
-
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-# Decorators that transformers leaves without types would take those of the methods away
-can_return_tuple = cast("Callable[[_Method], _Method]", generic.can_return_tuple)
-merge_with_config_defaults = cast("Callable[[_Method], _Method]", generic.merge_with_config_defaults)
-capture_outputs = cast("Callable[[_Method], _Method]", output_capturing.capture_outputs(tie_last_hidden_states=False))
+from .temporal_ila import make_temporal_module
 
 
 class ILAEncoderLayer(CLIPEncoderLayer):
@@ -74,11 +80,9 @@ class ILAEncoderLayer(CLIPEncoderLayer):
 
     def __init__(self, config: ILAVisionConfig, layer_index: int):
         super().__init__(config)
-        temporal_class = ILAMutualInformation if config.architecture == "paper" else ILAAlignedResidual
-        aligns = config.alignment_layers is None or layer_index in config.alignment_layers
-        self.temporal = temporal_class(config) if aligns else None
+        self.temporal = make_temporal_module(config, layer_index)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None = None,
@@ -88,10 +92,9 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         """(B, T, L, D), what is added to it, and the appended tokens (B, T, A, D) -> (B, T, L, D)."""
         inputs = hidden_states if residual is None else hidden_states + residual
         inputs = inputs if tokens is None else torch.cat([inputs, tokens], dim=2)
-        no_mask: Any = None
-        output = super().forward(inputs.flatten(0, 1), no_mask, **kwargs)  # (B, T, L + A, D) -> (B·T, L + A, D)
+        output = super().forward(inputs.flatten(0, 1), None, **kwargs)  # (B, T, L + A, D) -> (B·T, L + A, D)
         # The MLP works token by token, so dropping the tokens after it, not before it as in Eq. 4, changes nothing.
-        return cast("torch.Tensor", output.unflatten(0, inputs.shape[:2])[:, :, : hidden_states.shape[2]])
+        return output.unflatten(0, inputs.shape[:2])[:, :, : hidden_states.shape[2]]
 
 
 class ILAEncoder(nn.Module):
@@ -105,7 +108,7 @@ class ILAEncoder(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Any) -> ILAEncoderOutput:
         alignments = []
-        for layer in cast("Iterable[ILAEncoderLayer]", self.layers):
+        for layer in self.layers:
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
                 continue
@@ -118,13 +121,12 @@ class ILAEncoder(nn.Module):
 
 
 class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
-    """Weight initialisation, freezing and the state of the mask jitter."""
+    """Initial weights, freezing, and the state of the mask jitter."""
 
     config: ILAConfig
     base_model_prefix = "ila"
     main_input_name = "pixel_values"
     input_modalities: Any = ("video", "text")
-    _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "ILAEncoderLayer"]
     # Keyword arguments of `forward` go to the towers, not to the loss: Trainer must average over accumulated steps
     accepts_loss_kwargs = False
 
@@ -132,30 +134,13 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         # The layers of torch; CLIP's method of transformers 5.11 passes over them
         PreTrainedModel._init_weights(self, module)
-        super()._init_weights(module)  # type: ignore[no-untyped-call]
-        if isinstance(module, ILAAlignment | ILAAlignedResidual):
-            # torch's own initialisation suits convolutions of 9 to 2D·9 inputs better than one fixed spread
-            for child in module.modules():
-                if isinstance(child, nn.Conv2d | nn.Conv3d):
-                    child.reset_parameters()
-        if isinstance(module, ILATemporalModule):
-            init.zeros_(module.alignment.prediction.fc2.weight)
-            init.zeros_(cast("torch.Tensor", module.alignment.prediction.fc2.bias))
-            init.ones_(module.alignment.mask.jitter_scale)
-        if isinstance(module, ILAAlignedResidual):
-            for linear in (module.aligned_out, module.interaction_out):
-                init.zeros_(linear.weight)
-                init.zeros_(linear.bias)
-        elif isinstance(module, ILAMultiframeIntegration):
-            init.normal_(module.position_embedding, std=self.config.initializer_range)
-        elif isinstance(module, ILAVideoPrompt):
-            init.constant_(module.alpha, self.config.prompt_alpha)
-        elif isinstance(module, ILAModel):
+        super()._init_weights(module)
+        if isinstance(module, ILAModel):
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
         elif isinstance(module, ILAForVideoClassification):
             init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
-        elif isinstance(module, ILAClassTexts):
-            init.constant_(module.input_ids, ILAClassTexts.UNSET)
+        elif hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
+            module.init_weights()  # temporal modules, and others of ours
 
     def parameter_origin(self, name: str) -> str | None:
         """Where a parameter is from: "text" or "vision" (CLIP's towers), "clip" (logit scale) or None (new).
@@ -193,29 +178,10 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
                 if is_trunk if part == "trunk" else self.parameter_origin(name) in frozen[part]:
                     parameter.requires_grad_(False)
 
-    def flatten_scalars(self) -> None:
-        """Give parameters without a dimension, CLIP's logit scale, one: FSDP2 cannot split them otherwise."""
-        for name, parameter in list(self.named_parameters(recurse=False)):
-            if parameter.ndim == 0:
-                flat = nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad)
-                setattr(self, name, flat)
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in every model; the logit scale is saved as CLIP has it, also after `flatten_scalars`."""
-        is_quantized = getattr(self, "hf_quantizer", None) is not None
-        if is_quantized and kwargs.get("push_to_hub"):
-            raise ValueError("A quantised model is written, then mended: push it with `model.push_to_hub`.")
-        state_dict = self.state_dict() if kwargs.get("state_dict") is None else dict(kwargs["state_dict"])
-        if "logit_scale" in state_dict:
-            kwargs["state_dict"] = {**state_dict, "logit_scale": state_dict["logit_scale"].reshape(())}
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if is_quantized and kwargs.get("is_main_process", True):
-            mend_quantized_files(save_directory)
-
     def set_attn_implementation(self, attn_implementation: str | dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As in every model; the integration transformer follows, whose configuration is no part of the model's."""
         if isinstance(attn_implementation, str) and isinstance(self, ILAForVideoClassification):
-            # Its configuration tells of a text tower that it has not; transformers would warn
+            # Its configuration has a text tower, the model has none; transformers would warn
             attn_implementation = {"": attn_implementation, "vision_config": attn_implementation}
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
         if isinstance(self, ILAForVideoClassification):
@@ -224,6 +190,8 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
             if isinstance(module, ILAMultiframeIntegration):
                 module.block_config._attn_implementation = self.config._attn_implementation
 
+    # It sets no hyperparameter but a state, which is saved and loaded, as the epoch of a learning rate is
+    # trf-ignore: TRF033
     def set_mask_jitter_epoch(self, epoch: int) -> None:
         """Set the jitter scale s of the masks for an epoch, counted from 0.
 
@@ -238,7 +206,7 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
 class ILATextModel(ILAPreTrainedModel, CLIPTextModel):
     """CLIP's text tower."""
 
-    config: ILATextConfig  # type: ignore[assignment]
+    config: ILATextConfig
     base_model_prefix = "text_model"
     main_input_name = "input_ids"
     input_modalities = ("text",)
@@ -251,9 +219,8 @@ class ILATextModel(ILAPreTrainedModel, CLIPTextModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         """As CLIP's, for token ids (K, S) of at least one text."""
-        if input_ids is not None and 0 in input_ids.shape:
-            raise ValueError(f"`input_ids` must hold at least one text, (K, S), got shape {tuple(input_ids.shape)}.")
-        return cast("BaseModelOutputWithPooling", super().forward(input_ids, attention_mask, position_ids, **kwargs))
+        check_texts(input_ids)
+        return super().forward(input_ids, attention_mask, position_ids, **kwargs)
 
 
 class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
@@ -274,9 +241,10 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
     ```
     """
 
-    config: ILAVisionConfig  # type: ignore[assignment]
+    config: ILAVisionConfig
     # With it, the key conversion of transformers, which knows CLIP's classes by name, is not needed
     base_model_prefix = "vision_model"
+    _no_split_modules = ["CLIPVisionEmbeddings", "ILAEncoderLayer"]
     main_input_name = "pixel_values"
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [
@@ -290,37 +258,12 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         config.validate()  # fields may have been set since it was made
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.encoder = ILAEncoder(config)  # type: ignore[assignment]
+        self.encoder = ILAEncoder(config)
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def _patch_grid(self, pixel_values: torch.Tensor) -> tuple[int, int]:
-        """Check the clips and return (h, w)."""
-        expected = f"(B, T, {self.config.num_channels}, H, W)"
-        shape = tuple(pixel_values.shape)
-        if len(shape) != 5:
-            raise ValueError(f"`pixel_values` must have five dimensions, {expected}, got shape {shape}.")
-        if shape[2] != self.config.num_channels:
-            raise ValueError(f"`pixel_values` must have {self.config.num_channels} channels, {expected}, got {shape}.")
-        if 0 in shape:
-            raise ValueError(f"`pixel_values` must hold at least one clip and one frame, {expected}, got {shape}.")
-        if not pixel_values.is_floating_point():
-            raise ValueError(
-                f"`pixel_values` must be floating point, got {pixel_values.dtype}: ILAVideoProcessor makes normalised "
-                "clips from uint8 frames."
-            )
-        patch_size = self.config.patch_size
-        grid = (shape[3] // patch_size, shape[4] // patch_size)
-        if min(grid) < MIN_GRID_SIZE and self.config.alignment_layers != []:
-            size = MIN_GRID_SIZE * patch_size
-            raise ValueError(
-                f"Frames of {shape[3]}×{shape[4]} give {grid[0]}×{grid[1]} patches of {patch_size} pixels; the two "
-                f"poolings of the alignment need {MIN_GRID_SIZE}×{MIN_GRID_SIZE}, i.e. at least {size}×{size} pixels."
-            )
-        return grid
-
     @merge_with_config_defaults
-    @capture_outputs
+    @capture_outputs(tie_last_hidden_states=False)
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -339,24 +282,21 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         Raises:
             ValueError: For clips of another rank, channel count or data type, without frames, or too small.
         """
-        if pixel_values is None:
-            raise ValueError("`pixel_values` is missing: pass clips of shape (B, T, 3, H, W).")
-        grid = self._patch_grid(pixel_values)
+        grid = check_clips(pixel_values, self.config)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         encoded = self.encoder(hidden_states, grid, **kwargs)
         output = ILAVisionModelOutput(
             last_hidden_state=encoded.last_hidden_state,
             pooler_output=self.post_layernorm(encoded.last_hidden_state[:, :, 0]),
-            alignment_loss=sum(
-                (a.loss.to(hidden_states.device) for a in encoded.alignments),
-                hidden_states.new_zeros((), dtype=torch.float),
-            ),
         )
+        losses = tuple(temporal.loss for temporal in encoded.alignments if temporal.loss is not None)
+        no_loss = hidden_states.new_zeros((), dtype=torch.float)
+        output.alignment_loss = sum((loss.to(hidden_states.device) for loss in losses), no_loss)  # Eq. 10
         if output_alignments:
-            output.alignment_losses = tuple(a.loss for a in encoded.alignments)
+            output.alignment_losses = losses
             for name in ("interactive_points", "alignment_masks", "mutual_information_tokens"):
-                output[name] = tuple(a[name] for a in encoded.alignments)
+                output[name] = tuple(temporal[name] for temporal in encoded.alignments if name in temporal)
         return output
 
 
@@ -378,12 +318,13 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.integration = ILAMultiframeIntegration(config)
+        # CODEPATH: the published Kinetics-400 models have a prompt; the rows without in Table 11 have none
         self.prompt = ILAVideoPrompt(config) if config.prompt_num_hidden_layers > 0 else None
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
         """Those of the text tower, as CLIP's."""
-        return cast("nn.Module", self.text_model.get_input_embeddings())
+        return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace those of the text tower."""
@@ -485,23 +426,15 @@ def classification_loss(logits: torch.Tensor, labels: torch.Tensor, problem_type
     Raises:
         ValueError: For labels of another shape and for class ids outside [0, K).
     """
-    batch, num_classes = logits.shape
-    if problem_type == "multi_label_classification" or labels.is_floating_point():
-        if labels.shape != logits.shape:
-            shape = tuple(labels.shape)
-            raise ValueError(f"Soft `labels` must be (B, K) = {(batch, num_classes)} like the logits, got {shape}.")
-        if problem_type == "multi_label_classification":
-            return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    is_multi_label = problem_type == "multi_label_classification"
+    is_soft = is_multi_label or labels.is_floating_point()
+    check_labels(labels, logits, is_soft)
+    if is_multi_label:
+        return nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
+    if is_soft:
         return nn.functional.cross_entropy(logits, labels.float())
-    if labels.shape != (batch,):
-        raise ValueError(f"`labels` must hold one class id per clip, ({batch},), got shape {tuple(labels.shape)}.")
-    counts = labels != -100
-    # A graph cannot branch on values; there an id out of range fails inside the kernel
-    is_wrong = counts & ((labels < 0) | (labels >= num_classes))
-    if not torch.compiler.is_compiling() and is_wrong.any():
-        wrong = labels[is_wrong].tolist()
-        raise ValueError(f"`labels` must be in [0, {num_classes - 1}] for {num_classes} classes, got {wrong}.")
-    return nn.functional.cross_entropy(logits, labels.long(), reduction="sum") / counts.sum().clamp(min=1)
+    count = (labels != -100).sum().clamp(min=1)
+    return nn.functional.cross_entropy(logits, labels.long(), reduction="sum") / count
 
 
 def classifier_output(
@@ -518,59 +451,7 @@ def classifier_output(
     return ILAClassifierOutput(logits=logits, **losses, **{name: vision_outputs[name] for name in names})
 
 
-class ILAClassTexts(nn.Module):
-    """The tokenised class texts (K, S), as a buffer: they are saved, loaded and moved with the model."""
-
-    UNSET = -1
-
-    def __init__(self, config: ILAConfig):
-        super().__init__()
-        self.config = config.text_config
-        shape = (config.num_labels, self.config.max_position_embeddings)
-        self.input_ids = nn.Buffer(torch.full(shape, self.UNSET))
-
-    def forward(self) -> torch.Tensor:
-        """The token ids (K, S). accelerate brings what it has offloaded when a module is called, not before."""
-        return self.input_ids
-
-    def set(self, input_ids: torch.Tensor) -> None:
-        """Replace the texts by token ids (K, S), each row with its end-of-text token, after checking them."""
-        if self.input_ids.is_meta:
-            raise ValueError("The class texts are offloaded: set them before, or without `offload_buffers`.")
-        config, shape = self.config, tuple(input_ids.shape)
-        length = config.max_position_embeddings
-        if len(shape) != 2 or not 0 < shape[1] <= length:
-            raise ValueError(f"Token ids of class texts must be (K, S) with S up to {length}, got shape {shape}.")
-        lowest, highest = int(input_ids.min()), int(input_ids.max())
-        if lowest < 0 or highest >= config.vocab_size:
-            raise ValueError(
-                f"Token ids must be in [0, {config.vocab_size - 1}], got values from {lowest} to {highest}."
-            )
-        # eos_token_id 2 is the mark of OpenAI's first configs: there CLIP takes the highest id for the end of a text
-        ends = (input_ids == config.eos_token_id).any(1)
-        if config.eos_token_id != 2 and not ends.all():
-            row = int((~ends).nonzero()[0])
-            raise ValueError(f"Class text {row} has no end-of-text token (id {config.eos_token_id}).")
-        # Nothing after the end of a text counts
-        input_ids = nn.functional.pad(input_ids.long(), (0, length - shape[1]))
-        self.input_ids = nn.Buffer(input_ids.to(self.input_ids.device))
-
-    def tokenize(self, texts: list[str], tokenizer: Any | None) -> torch.Tensor:
-        """Token ids (K, S) of texts, none of them cut off."""
-        if tokenizer is None:
-            raise ValueError(
-                f"Class texts such as {texts[0]!r} need `tokenizer`: pass a tokenizer or an ILAProcessor."
-            )
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        inputs = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
-        if inputs.shape[1] > self.config.max_position_embeddings:
-            lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-            text, length = texts[lengths.index(max(lengths))], self.config.max_position_embeddings
-            raise ValueError(f"The class text {text!r} has {max(lengths)} tokens; the text tower takes {length}.")
-        return cast("torch.Tensor", inputs)
-
-
-class ILAForVideoTextClassification(ILAModel):
+class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
     """Video classification by the similarity to class texts (Kinetics-400 models).
 
     The tokenised class texts are part of the saved model, so that `model(pixel_values).logits` needs no tokenizer. To
@@ -595,108 +476,10 @@ class ILAForVideoTextClassification(ILAModel):
     def __init__(self, config: ILAConfig):
         super().__init__(config)
         self.class_texts = ILAClassTexts(config)
-        self._class_features: tuple[list[Any], torch.Tensor, list[torch.Tensor]] | None = None
         self.post_init()
 
-    def set_class_texts(
-        self,
-        texts: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor,
-        tokenizer: Any | None = None,
-        labels: Sequence[str] | None = None,
-    ) -> None:
-        """Replace the classes.
-
-        Args:
-            texts: One text per class, or token ids (K, S), each row with its end-of-text token.
-            tokenizer: A tokenizer or [`ILAProcessor`]; needed for strings.
-            labels: Names for `config.id2label`. Default: the texts; for ids, the present names if K stays.
-
-        Raises:
-            ValueError: Without texts or tokenizer, for ids the text tower does not know, for texts too long for it,
-                for classes of the same name.
-        """
-        if isinstance(texts, str):
-            raise ValueError(f"`texts` must be a list with one text per class, got the string {texts!r}.")
-        if len(texts) == 0:
-            raise ValueError("`texts` is empty: pass at least one class text.")
-        if not isinstance(texts[0], str):
-            texts = torch.as_tensor(texts)
-        if labels is not None and len(labels) != len(texts):
-            raise ValueError(f"Got {len(labels)} `labels` for {len(texts)} class texts.")
-        if isinstance(texts, torch.Tensor):
-            input_ids = texts
-            if labels is None and len(texts) != self.config.num_labels:
-                labels = [f"LABEL_{i}" for i in range(len(texts))]
-        else:
-            names = [str(text) for text in texts]
-            input_ids = self.class_texts.tokenize(names, tokenizer)
-            labels = names if labels is None else labels
-        if labels is not None and len(set(labels)) != len(labels):
-            twice = sorted({label for label in labels if list(labels).count(label) > 1})
-            raise ValueError(f"Classes must have different names, got {twice} more than once.")
-        self.class_texts.set(input_ids)
-        self._class_features = None
-        if labels is not None:
-            self.config.id2label = dict(enumerate(labels))
-            self.config.label2id = {label: i for i, label in enumerate(labels)}
-
-    def _class_text_ids(self) -> torch.Tensor:
-        input_ids = self.class_texts.input_ids
-        # Called only where they are offloaded: peft before 0.21 wraps no module without arguments
-        return self.class_texts() if input_ids.is_meta else input_ids
-
-    def _encode_class_texts(self) -> torch.Tensor:
-        input_ids = self._class_text_ids()
-        if not is_tracing() and (input_ids == ILAClassTexts.UNSET).any():
-            raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
-        return cast("torch.Tensor", self.get_text_features(input_ids, return_dict=True).pooler_output)
-
-    def _class_features_key(self, tensors: list[torch.Tensor]) -> list[Any]:
-        """What the features depend on: loaded weights, a step, a move or cast, autocast, each changes it.
-
-        Writing to `.data`, as peft does when it merges, leaves no trace but the values; adding them up costs little
-        beside a clip. Offloaded, quantised and split weights have no plain values; see `train` for these.
-        """
-        device_type = self._class_text_ids().device.type
-        autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
-        states = [(t.is_meta or id(t), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors]
-        plain = [t for t in tensors if type(t) is nn.Parameter and not t.is_meta]
-        sums = [t.sum(dtype=torch.float32) for t in plain]
-        values = torch.stack([each.to(sums[0].device) for each in sums]).tolist() if sums else []
-        return [autocast, self.text_model.config._attn_implementation, states, values]
-
-    def class_features(self) -> torch.Tensor:
-        """Text features (K, E) of the class texts, computed once while the text tower does not train."""
-        parameters = [*self.text_model.parameters(), *self.text_projection.parameters()]
-        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
-        is_random = self.text_model.training and bool(self.config.text_config.attention_dropout)
-        is_replica = getattr(self, "_is_replica", False)  # of DataParallel: it has no parameters to look at
-        if trains or is_random or is_replica or is_tracing():
-            self._class_features = None
-            return self._encode_class_texts()
-        tensors = [self.class_texts.input_ids, *parameters]
-        key = self._class_features_key(tensors)
-        stored = self._class_features  # another thread may replace it
-        if stored is not None and stored[0] == key:
-            return stored[1]
-        # Features made in inference mode could not be used in a later training step
-        with torch.inference_mode(False), torch.no_grad():
-            features = self._encode_class_texts()
-        # Whether an adapter is in use cannot be seen from the weights; peft's layers have this attribute
-        towers = (self.text_model, self.text_projection)
-        if not any(hasattr(module, "merged_adapters") for tower in towers for module in tower.modules()):
-            # The tensors are kept, so that no other can get their ids
-            self._class_features = (key, features, tensors)
-        return features
-
-    def train(self, mode: bool = True) -> "ILAForVideoTextClassification":
-        """Switch the mode; text features are computed anew after a change, whatever wrote to whatever weights."""
-        if mode != self.training:  # Trainer calls this before every step
-            self._class_features = None
-        return cast("ILAForVideoTextClassification", super().train(mode))
-
     @can_return_tuple
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         pixel_values: torch.Tensor | None = None,
         input_ids: torch.Tensor | None = None,
@@ -751,7 +534,7 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return cast("nn.Module", self.vision_model.get_input_embeddings())
+        return self.vision_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         self.vision_model.set_input_embeddings(value)

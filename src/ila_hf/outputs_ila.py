@@ -8,12 +8,31 @@ import torch
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .alignment_ila import ILATemporalOutput
+
+@dataclass
+class ILATemporalOutput(ModelOutput):
+    """What a temporal module hands to its layer, with its own loss and its diagnostics; every part is optional.
+
+    Args:
+        residual (B, T, L, D): Added to the layer's input.
+        tokens (B, T, A, D): Join the layer's self-attention and are dropped after it.
+        loss (scalar, float32): Alignment loss of this layer (Eq. 9, 10), not weighted.
+        interactive_points (B, T-1, 2, 2): Of the previous and the current frame, as (x, y).
+        alignment_masks (B, T-1, 2, h, w): Of the previous and the current frame, float32.
+        mutual_information_tokens (B, T-1, 2, D): Pooled aligned features of the previous and the current frame.
+    """
+
+    residual: torch.Tensor | None = None
+    tokens: torch.Tensor | None = None
+    loss: torch.Tensor | None = None
+    interactive_points: torch.Tensor | None = None
+    alignment_masks: torch.Tensor | None = None
+    mutual_information_tokens: torch.Tensor | None = None
 
 
 @dataclass
 class ILAEncoderOutput(BaseModelOutput):
-    """Last hidden state (B, T, L, D) and one [`ILATemporalOutput`] per layer that aligns."""
+    """Last hidden state (B, T, L, D) and one [`ILATemporalOutput`] per layer with a temporal module."""
 
     alignments: tuple[ILATemporalOutput, ...] | None = None
 
@@ -29,7 +48,7 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
         hidden_states (tuple of (B, T, L, D), optional): Embeddings and the output of every layer.
         attentions (tuple of (B·T, heads, L + A, L + A), optional): A appended tokens come last.
         alignment_loss (scalar): Sum of the layers' alignment losses, not weighted (Eq. 10).
-        alignment_losses (tuple of scalars, optional): Of every layer that aligns, in order.
+        alignment_losses (tuple of scalars, optional): Of every layer that has one, in order; so for the following.
         interactive_points (tuple of (B, T-1, 2, 2), optional): Previous and current frame, (x, y) in [-1, 1].
         alignment_masks (tuple of (B, T-1, 2, h, w), optional): Eq. 6, in training averaged over nine points.
         mutual_information_tokens (tuple of (B, T-1, 2, D), optional): Pooled aligned features of every pair.

@@ -1,8 +1,8 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Pipelines of ILA: video classification, and with texts that are given at the call; both on windows of long videos.
 
-`pipeline("video-classification", ...)` and `pipeline("zero-shot-video-classification", ...)` make them once this
-module has been imported, which the package sees to.
+`pipeline("video-classification", ...)` and `pipeline("zero-shot-video-classification", ...)` make them, as
+registration.py sees to.
 """
 
 import itertools
@@ -16,16 +16,14 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import AutoModel, AutoModelForVideoClassification
-from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.pipelines.video_classification import VideoClassificationPipeline
 from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
 
+from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
-from .modeling_ila import ILAClassTexts
-from .remote_code_ila import IS_REMOTE_CODE
 from .video_reading import is_video_source
 from .video_windows import VideoWindow, check_seconds, sliding_windows
 
@@ -444,28 +442,15 @@ def _as_labels(candidate_labels: Any) -> list[str]:
 
 
 # Task: pipeline, auto class of its models, kind of its inputs
-_PIPELINES: dict[str, tuple[type[ILAVideoPipeline], type, str]] = {
+PIPELINES: dict[str, tuple[type[ILAVideoPipeline], type, str]] = {
     VIDEO_CLASSIFICATION: (ILAVideoClassificationPipeline, AutoModelForVideoClassification, "video"),
     ZERO_SHOT_VIDEO_CLASSIFICATION: (ILAZeroShotVideoClassificationPipeline, AutoModel, "multimodal"),
 }
 # As `pipeline` reads them in the configuration of a model whose code is saved beside it
 CUSTOM_PIPELINES = {
     task: {"impl": f"pipeline_ila.{impl.__name__}", "pt": [model.__name__], "type": kind}
-    for task, (impl, model, kind) in _PIPELINES.items()
+    for task, (impl, model, kind) in PIPELINES.items()
 }
 
 
-def register_pipelines() -> None:
-    """Have `transformers.pipeline` make these pipelines; once or more often.
-
-    "video-classification" stays as it is for the models of others.
-    """
-    for task, (impl, model, kind) in _PIPELINES.items():
-        PIPELINE_REGISTRY.supported_tasks.setdefault(task, {"pt": (model,), "type": kind})["impl"] = impl
-
-
-# The copy of the code that is saved beside a model serves that model
-if not IS_REMOTE_CODE:
-    register_pipelines()
-
-__all__ = ["ILAVideoClassificationPipeline", "ILAZeroShotVideoClassificationPipeline", "register_pipelines"]
+__all__ = ["ILAVideoClassificationPipeline", "ILAZeroShotVideoClassificationPipeline"]

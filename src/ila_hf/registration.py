@@ -60,9 +60,17 @@ def add_processor(processing_auto: ModuleType) -> None:
     processing_auto.AutoProcessor.register(ILAConfig, ILAProcessor)
 
 
-def add_pipelines(pipelines: ModuleType) -> None:
-    """Tell `transformers.pipeline` of ours: importing them does, also where it is what imports transformers' own."""
+def import_pipelines(pipelines: ModuleType) -> None:
+    """Import ours, which adds them; unless it is they that have imported those of transformers."""
     importlib.import_module(f"{__package__}.pipeline_ila")
+
+
+def add_pipelines(pipeline_ila: ModuleType) -> None:
+    """Tell `transformers.pipeline` of ours. "video-classification" stays as it is for the models of others."""
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    for task, (impl, model, kind) in pipeline_ila.PIPELINES.items():
+        PIPELINE_REGISTRY.supported_tasks.setdefault(task, {"pt": (model,), "type": kind})["impl"] = impl
 
 
 _HOOKS: dict[str, Callable[[ModuleType], None]] = {
@@ -70,11 +78,12 @@ _HOOKS: dict[str, Callable[[ModuleType], None]] = {
     "transformers.models.auto.modeling_auto": add_models,
     "transformers.models.auto.video_processing_auto": add_video_processor,
     "transformers.models.auto.processing_auto": add_processor,
-    "transformers.pipelines": add_pipelines,
+    "transformers.pipelines": import_pipelines,
+    f"{__package__}.pipeline_ila": add_pipelines,
 }
 
 
 def register() -> None:
-    """Have ILA registered with each module of transformers when it is imported, or now."""
+    """Have ILA registered with each module of transformers when it, or ours, is imported, or now."""
     for module, hook in _HOOKS.items():
         register_post_import_hook(hook, module)

@@ -1,23 +1,26 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The code goes along with a saved model, for `trust_remote_code=True` where this package is not installed.
+"""Saving models: with the code that loads them with `trust_remote_code=True` where this package is not installed.
 
 transformers copies the file of a class that has `_auto_class`, and every file of the same folder that it imports with
-`from .name import`, directly or not. Files with tests or training are none of these, so they are not copied.
+`from .name import`, directly or not.
 """
 
+import json
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .pipeline_ila import CUSTOM_PIPELINES
 
 
-# Is this a copy, from which transformers loads one model?
-IS_REMOTE_CODE = __name__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}.")
 _CLASSIFIERS = ("ILAForVideoTextClassification", "ILAForVideoClassification")
 
 
 class ILARemoteCodeMixin:
-    """For models: what the auto classes and `pipeline` read of the saved code, and no change by being such code."""
+    """For models: what is saved is complete, and being a copy of the code changes nothing."""
 
     config: Any
     _auto_class: str | None = "AutoModel"
@@ -31,16 +34,16 @@ class ILARemoteCodeMixin:
         parent: Any = super()
         parent._initialize_weights(module)
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in every model, with the names of the classes in the configuration.
 
         A class made from ours, by `fully_shard` or by you, saves the code of ours and none of its own, unless it has
         been registered: `register_for_auto_class`.
         """
-        # Imported here, as it imports this file; by this line it is copied
-        from .pipeline_ila import CUSTOM_PIPELINES
-
         parent: Any = super()
+        is_quantized = getattr(self, "hf_quantizer", None) is not None
+        if is_quantized and kwargs.get("push_to_hub"):
+            raise ValueError("A quantised model is written, then mended: push it with `model.push_to_hub`.")
         code = self._saved_class()
         self.config.auto_map = self._auto_map(code)
         if _is_ours(code) and self.config.model_type == "ila":
@@ -49,12 +52,14 @@ class ILARemoteCodeMixin:
         # `_auto_class`. The entry, which would name torch's or your class, is replaced by that of the configuration
         vars(self).update(__module__=code.__module__, _auto_class="AutoConfig")
         try:
-            parent.save_pretrained(*args, **kwargs)
+            parent.save_pretrained(save_directory, *args, **kwargs)
         finally:
             for name in ("__module__", "_auto_class"):
                 del vars(self)[name]
             # Where it stays, transformers makes no pipeline without `trust_remote_code`
             vars(self.config).pop("custom_pipelines", None)
+        if is_quantized and kwargs.get("is_main_process", True):
+            mend_quantized_files(save_directory)
 
     def _saved_class(self) -> Any:
         """The class whose code is saved: the nearest that is ours or registered."""
@@ -76,3 +81,25 @@ class ILARemoteCodeMixin:
 
 def _is_ours(model_class: type) -> bool:
     return model_class.__module__.rpartition(".")[2] == "modeling_ila"
+
+
+def mend_quantized_files(folder: str | Path) -> None:
+    """Rewrite the weights in a folder where torchao (0.18) has listed a parameter of the model itself.
+
+    It lists the names of all tensors in the files and takes each for a module and its parameter when they are loaded.
+    CLIP's logit scale has one part only, and loading fails. It is not quantised and loads without being listed, so
+    this takes it off the list.
+
+    Args:
+        folder: Where `save_pretrained` has written a model.
+    """
+    for file in Path(folder).glob("*.safetensors"):
+        with safe_open(file, framework="pt") as opened:
+            metadata: dict[str, Any] = opened.metadata() or {}
+        names = json.loads(metadata.get("tensor_names", "[]"))  # of torchao; other files may lie there
+        if all("." in name for name in names):
+            continue
+        metadata["tensor_names"] = json.dumps([name for name in names if "." in name])
+        mended = file.with_suffix(".new")
+        save_file(load_file(file), mended, metadata)
+        mended.replace(file)

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from accelerate import Accelerator
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
-from ..alignment_ila import ILATemporalModule
 from ..data.video_clips import ClipSampler
 from ..evaluation.model_card import card_from_run
 from ..evaluation.reports import draw_curves
@@ -39,6 +37,7 @@ from .checkpoints import (
     unmark,
     writing,
 )
+from .fsdp import flatten_scalars, unit_names, with_scalars
 from .hub import PushError, open_repo, pushing, warn_of_failures
 from .optimization import ClipMixer, WeightAverage, parameter_groups
 from .sync_batch_norm import share_statistics, synchronize_batch_norm
@@ -323,11 +322,7 @@ class ILATrainer(Trainer):
                 raise ValueError(f"ILATrainer takes no `{name}`: it trains one model with the model's own loss.")
         check_writable(args.output_dir)
         if args.fsdp_plugin_args is not None:
-            # The units that FSDP gathers. Temporal modules are called outside of their layers. Embeddings are none:
-            # accelerate, which makes one of the tokens' embedding, fails where it is inside of another.
-            kinds = (CLIPEncoderLayer, ILATemporalModule)
-            units = {type(module).__name__ for module in model.modules() if isinstance(module, kinds)}
-            args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", ",".join(sorted(units)))
+            args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", ",".join(unit_names(model)))
         if args.sync_batch_norm:
             model = synchronize_batch_norm(model, args.device.type)
         self.streams_metrics = kwargs.get("compute_metrics") is None
@@ -352,8 +347,7 @@ class ILATrainer(Trainer):
             args.label_smoothing_factor,
             args.seed,
         )
-        if self.is_fsdp_enabled:
-            model.flatten_scalars()
+        self.scalars = flatten_scalars(model) if self.is_fsdp_enabled else []
         if args.ema_decay is not None:
             if self.is_fsdp_enabled:
                 raise ValueError("--ema_decay needs whole weights in every process; FSDP splits them.")
@@ -552,6 +546,11 @@ class ILATrainer(Trainer):
                 self.push_to_hub("Model save")
             except PushError as error:  # what follows a training must not be lost with it
                 warnings.warn(str(error), stacklevel=2)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if state_dict is not None:  # of FSDP
+            state_dict = with_scalars(state_dict, self.scalars)
+        super()._save(output_dir, state_dict)
 
     def end(self) -> None:
         """Wait for all processes, then part from them: one that just exits may abort the others."""

@@ -1,0 +1,71 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What the models refuse, and what they say then: one place, so that it does not stand between the equations.
+
+Letters in shapes: see modeling_ila.py.
+"""
+
+import torch
+
+from .configuration_ila import MIN_GRID_SIZE, ILAVisionConfig
+
+
+def check_clips(pixel_values: torch.Tensor | None, config: ILAVisionConfig) -> tuple[int, int]:
+    """The patch grid (h, w) of clips (B, T, 3, H, W).
+
+    Raises:
+        ValueError: For clips of another rank, channel count or data type, without frames, or too small to align.
+    """
+    if pixel_values is None:
+        raise ValueError("`pixel_values` is missing: pass clips of shape (B, T, 3, H, W).")
+    expected = f"(B, T, {config.num_channels}, H, W)"
+    shape = tuple(pixel_values.shape)
+    if len(shape) != 5:
+        raise ValueError(f"`pixel_values` must have five dimensions, {expected}, got shape {shape}.")
+    if shape[2] != config.num_channels:
+        raise ValueError(f"`pixel_values` must have {config.num_channels} channels, {expected}, got {shape}.")
+    if 0 in shape:
+        raise ValueError(f"`pixel_values` must hold at least one clip and one frame, {expected}, got {shape}.")
+    if not pixel_values.is_floating_point():
+        raise ValueError(
+            f"`pixel_values` must be floating point, got {pixel_values.dtype}: ILAVideoProcessor makes normalised "
+            "clips from uint8 frames."
+        )
+    grid = (shape[3] // config.patch_size, shape[4] // config.patch_size)
+    if config.aligns and min(grid) < MIN_GRID_SIZE:
+        size = MIN_GRID_SIZE * config.patch_size
+        raise ValueError(
+            f"Frames of {shape[3]}×{shape[4]} give {grid[0]}×{grid[1]} patches of {config.patch_size} pixels; the two "
+            f"poolings of the alignment need {MIN_GRID_SIZE}×{MIN_GRID_SIZE}, i.e. at least {size}×{size} pixels."
+        )
+    return grid
+
+
+def check_pairs(num_pairs: int, grid: tuple[int, int]) -> None:
+    """Refuse to train BatchNorm on one value: one pair of frames whose map two poolings reduce to one place."""
+    if num_pairs == 1 and max(grid) < 8:
+        raise ValueError("BatchNorm cannot train on one pair of frames so small: pass at least 2 clips or 3 frames.")
+
+
+def check_texts(input_ids: torch.Tensor | None) -> None:
+    """Refuse token ids (K, S) without a text."""
+    if input_ids is not None and 0 in input_ids.shape:
+        raise ValueError(f"`input_ids` must hold at least one text, (K, S), got shape {tuple(input_ids.shape)}.")
+
+
+def check_labels(labels: torch.Tensor, logits: torch.Tensor, is_soft: bool) -> None:
+    """Refuse labels that do not fit logits (B, K): soft targets are (B, K), class ids (B,), in [0, K) or -100."""
+    batch, num_classes = logits.shape
+    shape = tuple(labels.shape)
+    if is_soft:
+        if shape != (batch, num_classes):
+            raise ValueError(f"Soft `labels` must be (B, K) = {(batch, num_classes)} like the logits, got {shape}.")
+        return
+    if shape != (batch,):
+        raise ValueError(f"`labels` must hold one class id per clip, ({batch},), got shape {shape}.")
+    # A graph cannot branch on values; there an id out of range fails inside the kernel
+    if torch.compiler.is_compiling():
+        return
+    is_wrong = (labels != -100) & ((labels < 0) | (labels >= num_classes))
+    if is_wrong.any():
+        wrong = labels[is_wrong].tolist()
+        raise ValueError(f"`labels` must be in [0, {num_classes - 1}] for {num_classes} classes, got {wrong}.")

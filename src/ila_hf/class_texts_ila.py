@@ -1,0 +1,187 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Class texts of a model: tokenised, saved with it, and encoded once. Letters in shapes: see modeling_ila.py."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.utils import is_tracing
+
+from .configuration_ila import ILAConfig
+
+
+class ILAClassTexts(nn.Module):
+    """The tokenised class texts (K, S), as a buffer: they are saved, loaded and moved with the model."""
+
+    UNSET = -1
+
+    def __init__(self, config: ILAConfig):
+        super().__init__()
+        self.config = config.text_config
+        shape = (config.num_labels, self.config.max_position_embeddings)
+        self.input_ids = nn.Buffer(torch.full(shape, self.UNSET))
+
+    def init_weights(self) -> None:
+        """No texts."""
+        init.constant_(self.input_ids, self.UNSET)
+
+    def forward(self) -> torch.Tensor:
+        """The token ids (K, S). accelerate brings what it has offloaded when a module is called, not before."""
+        return self.input_ids
+
+    def set(self, input_ids: torch.Tensor) -> None:
+        """Replace the texts by token ids (K, S), each row with its end-of-text token, after checking them."""
+        if self.input_ids.is_meta:
+            raise ValueError("The class texts are offloaded: set them before, or without `offload_buffers`.")
+        config, shape = self.config, tuple(input_ids.shape)
+        length = config.max_position_embeddings
+        if len(shape) != 2 or not 0 < shape[1] <= length:
+            raise ValueError(f"Token ids of class texts must be (K, S) with S up to {length}, got shape {shape}.")
+        lowest, highest = int(input_ids.min()), int(input_ids.max())
+        if lowest < 0 or highest >= config.vocab_size:
+            raise ValueError(
+                f"Token ids must be in [0, {config.vocab_size - 1}], got values from {lowest} to {highest}."
+            )
+        # eos_token_id 2 is the mark of OpenAI's first configs: there CLIP takes the highest id for the end of a text
+        ends = (input_ids == config.eos_token_id).any(1)
+        if config.eos_token_id != 2 and not ends.all():
+            row = int((~ends).nonzero()[0])
+            raise ValueError(f"Class text {row} has no end-of-text token (id {config.eos_token_id}).")
+        # Nothing after the end of a text counts
+        input_ids = nn.functional.pad(input_ids.long(), (0, length - shape[1]))
+        self.input_ids = nn.Buffer(input_ids.to(self.input_ids.device))
+
+    def tokenize(self, texts: list[str], tokenizer: Any | None) -> torch.Tensor:
+        """Token ids (K, S) of texts, none of them cut off."""
+        if tokenizer is None:
+            raise ValueError(
+                f"Class texts such as {texts[0]!r} need `tokenizer`: pass a tokenizer or an ILAProcessor."
+            )
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        inputs = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
+        if inputs.shape[1] > self.config.max_position_embeddings:
+            lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
+            text, length = texts[lengths.index(max(lengths))], self.config.max_position_embeddings
+            raise ValueError(f"The class text {text!r} has {max(lengths)} tokens; the text tower takes {length}.")
+        return inputs
+
+
+class ILAClassTextsMixin:
+    """Of a model with class texts: setting them, and their features, which are computed once while they cannot change.
+
+    What may change them is seen by identity, version, type and device of the tensors that they are made of. Writing to
+    the `.data` of a weight leaves no trace there: whoever does so calls `reset_class_features`. For peft, which merges
+    adapters that way, it is called here.
+    """
+
+    config: Any
+    class_texts: ILAClassTexts
+    text_model: Any
+    text_projection: nn.Linear
+    training: bool
+    # The key of the features, the features, and what they are made of
+    _class_features: tuple[list[Any], torch.Tensor, list[torch.Tensor]] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in every module. peft sets `peft_config` when it wraps a model; what follows may be a merge."""
+        if name == "peft_config":
+            self.reset_class_features()
+        super().__setattr__(name, value)
+
+    def set_class_texts(
+        self,
+        texts: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor,
+        tokenizer: Any | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Replace the classes.
+
+        Args:
+            texts: One text per class, or token ids (K, S), each row with its end-of-text token.
+            tokenizer: A tokenizer or [`ILAProcessor`]; needed for strings.
+            labels: Names for `config.id2label`. Default: the texts; for ids, the present names if K stays.
+
+        Raises:
+            ValueError: Without texts or tokenizer, for ids the text tower does not know, for texts too long for it,
+                for classes of the same name.
+        """
+        if isinstance(texts, str):
+            raise ValueError(f"`texts` must be a list with one text per class, got the string {texts!r}.")
+        if len(texts) == 0:
+            raise ValueError("`texts` is empty: pass at least one class text.")
+        if not isinstance(texts[0], str):
+            texts = torch.as_tensor(texts)
+        if labels is not None and len(labels) != len(texts):
+            raise ValueError(f"Got {len(labels)} `labels` for {len(texts)} class texts.")
+        if isinstance(texts, torch.Tensor):
+            input_ids = texts
+            if labels is None and len(texts) != self.config.num_labels:
+                labels = [f"LABEL_{i}" for i in range(len(texts))]
+        else:
+            names = [str(text) for text in texts]
+            input_ids = self.class_texts.tokenize(names, tokenizer)
+            labels = names if labels is None else labels
+        if labels is not None and len(set(labels)) != len(labels):
+            twice = sorted({label for label in labels if list(labels).count(label) > 1})
+            raise ValueError(f"Classes must have different names, got {twice} more than once.")
+        self.class_texts.set(input_ids)
+        self.reset_class_features()
+        if labels is not None:
+            self.config.id2label = dict(enumerate(labels))
+            self.config.label2id = {label: i for i, label in enumerate(labels)}
+
+    def reset_class_features(self) -> None:
+        """Have the text features computed anew, after weights of the text tower were written to through `.data`."""
+        self._class_features = None
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch the mode; text features are computed anew after a change, whatever wrote to whatever weights."""
+        if mode != self.training:  # Trainer calls this before every step
+            self.reset_class_features()
+        parent: Any = super()
+        return parent.train(mode)
+
+    def class_features(self) -> torch.Tensor:
+        """Text features (K, E) of the class texts, computed once while the text tower does not train."""
+        parameters = [*self.text_model.parameters(), *self.text_projection.parameters()]
+        trains = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters)
+        is_random = self.text_model.training and bool(self.config.text_config.attention_dropout)
+        is_replica = getattr(self, "_is_replica", False)  # of DataParallel: it has no parameters to look at
+        if trains or is_random or is_replica or is_tracing():
+            self.reset_class_features()
+            return self._encode_class_texts()
+        tensors = [self.class_texts.input_ids, *parameters]
+        key = self._class_features_key(tensors)
+        stored = self._class_features  # another thread may replace it
+        if stored is not None and stored[0] == key:
+            return stored[1]
+        # Features made in inference mode could not be used in a later training step
+        with torch.inference_mode(False), torch.no_grad():
+            features = self._encode_class_texts()
+        # Whether an adapter is in use cannot be seen from the weights; peft's layers have this attribute
+        towers = (self.text_model, self.text_projection)
+        is_adapted = any(hasattr(module, "merged_adapters") for tower in towers for module in tower.modules())
+        # The tensors are kept, so that no other can get their ids
+        self._class_features = None if is_adapted else (key, features, tensors)
+        return features
+
+    def _class_features_key(self, tensors: list[torch.Tensor]) -> list[Any]:
+        """Loaded weights, a step, a move or cast, autocast: each changes it. Nothing runs on the device for it."""
+        device_type = self._class_text_ids().device.type
+        autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
+        states = [(t.is_meta or id(t), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors]
+        return [autocast, self.text_model.config._attn_implementation, states]
+
+    def _class_text_ids(self) -> torch.Tensor:
+        input_ids = self.class_texts.input_ids
+        # Called only where they are offloaded: peft before 0.21 wraps no module without arguments
+        return self.class_texts() if input_ids.is_meta else input_ids
+
+    def _encode_class_texts(self) -> torch.Tensor:
+        input_ids = self._class_text_ids()
+        if not is_tracing() and (input_ids == ILAClassTexts.UNSET).any():
+            raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
+        model: Any = self
+        return model.get_text_features(input_ids, return_dict=True).pooler_output

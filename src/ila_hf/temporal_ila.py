@@ -1,0 +1,195 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a layer learns of other frames: the contract of temporal modules, ILA's own two, and the table of all.
+
+A temporal module is an `nn.Module` that takes an [`ILAVisionConfig`] and has
+
+    forward(hidden_states, grid) -> ILATemporalOutput
+
+for the tokens of all frames, (B, T, L, D) with the class token first, and the patch grid (h, w). The output holds what
+the layer adds to its input or appends to its tokens, and whatever else the module has: a loss, diagnostics. Nothing in
+it is needed. If the module has weights that must not start as transformers starts linear layers and norms, it sets
+them in
+
+    init_weights()
+
+with the functions of `torch.nn.init`, which leave loaded weights alone. A module of your own needs no change here:
+
+```python
+ILA_TEMPORAL_MODULES["mine"] = MyModule
+config = ILAConfig.from_preset("ila-base-patch16", vision_config={"temporal_module": "mine"})
+```
+
+Its code does not travel with saved models: register it before loading one.
+
+Notation as in modeling_ila.py; M pairs of neighbouring frames as in alignment_ila.py.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .alignment_ila import ILAAlignment, ILAPairs
+from .checks_ila import check_pairs
+from .configuration_ila import ILAVisionConfig
+from .outputs_ila import ILATemporalOutput
+
+
+class ILAAligningModule(nn.Module):
+    """What ILA's own temporal modules share: the alignment of neighbouring frames, its loss and its diagnostics."""
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        self.alignment = ILAAlignment(config)
+        self.pair_with_itself = config.first_frame == "self"
+        self.loss_type = config.alignment_loss_type
+
+    def init_weights(self) -> None:
+        """Convolutions as in torch; every point in the centre; s = 1."""
+        # torch's own initialisation suits convolutions of 9 to 2D·9 inputs better than one fixed spread
+        for child in self.modules():
+            if isinstance(child, nn.Conv2d | nn.Conv3d):
+                child.reset_parameters()
+        for parameter in self.alignment.prediction.fc2.parameters():
+            init.zeros_(parameter)
+        init.ones_(self.alignment.mask.jitter_scale)
+
+    def train(self, mode: bool = True) -> "ILAAligningModule":
+        """Switch the mode; a frozen module stays in evaluation: no jitter, and BatchNorm keeps its statistics."""
+        return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+
+    def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
+        """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
+        maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)
+        batch, num_frames = maps.shape[:2]
+        pair_with_itself = self.pair_with_itself or num_frames == 1  # a clip of one frame has no neighbours
+        if self.training and self.alignment.prediction.pool_first:
+            check_pairs(batch * (num_frames if pair_with_itself else num_frames - 1), grid)
+        return self.alignment(maps, pair_with_itself)
+
+    def alignment_outputs(self, pairs: ILAPairs, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Loss and diagnostics of the T - 1 pairs.
+
+        Eq. 9's indices could also mean the tokens of neighbouring frames, each from its own pair; the released code
+        compares the two pooled features of one pair, and so does this.
+        """
+        pooled = pairs.neighbours(pooled)  # (B, T-1, 2, D)
+        similarity = nn.functional.cosine_similarity(pooled[:, :, 0].float(), pooled[:, :, 1].float(), dim=-1)
+        if self.loss_type == "negative_cosine":
+            loss = -similarity.sum(1).mean()
+        else:  # a clip of one frame has no pair and no loss
+            loss = (1 - similarity).sum() / max(similarity.numel(), 1)
+        return {
+            "loss": loss,
+            "interactive_points": pairs.neighbours(pairs.points),
+            "alignment_masks": pairs.neighbours(pairs.masks),
+            "mutual_information_tokens": pooled,
+        }
+
+
+class ILAMutualInformation(ILAAligningModule):
+    """Paper architecture: one mutual-information token per frame (Eq. 3a), and on request our interaction token.
+
+    The token of frame t is its own aligned feature in the pair (t-1, t). The paper defines no pair for the first
+    frame: it takes its feature as the previous frame of the first pair, or is paired with itself (`first_frame`).
+
+    The interaction token is our extension, not the paper's: the interaction channels of the same pair, max-pooled over
+    the patches and projected to D. It keeps what the convolution saw of the other frame.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        use_token = config.interaction_token
+        self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
+        pairs = self.align(hidden_states, grid)
+        pooled = pairs.pool(hidden_states[:, :, 1:], mean=True)  # (B, M, 2, D)
+        tokens = pooled[:, :, 1]
+        if not pairs.paired_with_itself:
+            tokens = torch.cat([pooled[:, :1, 0], tokens], dim=1)  # (B, T, D)
+        tokens = tokens[:, :, None]
+        if self.interaction_fc is not None:
+            interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
+            if not pairs.paired_with_itself:
+                interaction = torch.cat([interaction[:, :1], interaction], dim=1)
+            tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)  # (B, T, 2, D)
+        return ILATemporalOutput(tokens=tokens, **self.alignment_outputs(pairs, pooled))
+
+
+class ILAAlignedResidual(ILAAligningModule):
+    """Released architecture: the layer's input plus projections of the aligned frame and of the interaction.
+
+    Original: `message_fc`, `message_ln`, `message_attn.{conv, fc}`, `temporal_skip_align_fc`, `temporal_skip_fc`. The
+    last two start at zero, so that a new model starts as plain CLIP. Here the pooled features are sums.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        width, channels = config.hidden_size, config.alignment_hidden_size // 2
+        self.input_fc = nn.Linear(width, width)
+        self.input_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.temporal_conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.interaction_fc = nn.Linear(channels, width)
+        self.aligned_out = nn.Linear(width, width)
+        self.interaction_out = nn.Linear(width, width)
+
+    def init_weights(self) -> None:
+        """As of both modules; the two projections at the end start at zero."""
+        super().init_weights()
+        for linear in (self.aligned_out, self.interaction_out):
+            init.zeros_(linear.weight)
+            init.zeros_(linear.bias)
+
+    @staticmethod
+    def per_frame(pairs: ILAPairs, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
+        """Mean of what a frame is as previous and as current frame of its pairs: twice (B, M, ...) -> (B, T, ...)."""
+        if pairs.paired_with_itself:
+            return (previous + current) / 2
+        # The first and the last frame, in one pair each, count twice; every part exists for every T.
+        as_previous = torch.cat([previous, current[:, -1:]], dim=1)
+        as_current = torch.cat([previous[:, :1], current], dim=1)
+        return (as_previous + as_current) / 2
+
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
+        inputs = self.input_norm(self.input_fc(hidden_states))
+        class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]
+        pairs = self.align(inputs, grid)
+
+        # Both aligned maps of a frame are masks of the same map, so the masks are averaged, not the maps.
+        masks = self.per_frame(pairs, pairs.masks[:, :, 0], pairs.masks[:, :, 1]).flatten(2)  # (B, T, N)
+        aligned = torch.cat([class_tokens, patches * masks[..., None].to(patches.dtype)], dim=2)  # (B, T, L, D)
+
+        interaction = self.per_frame(pairs, *pairs.interaction.chunk(2, dim=2))  # (B, T, C/2, h, w)
+        interaction = self.temporal_conv(interaction.transpose(1, 2))  # (B, C/2, T, h, w)
+        interaction = self.interaction_fc(interaction.flatten(3).permute(0, 2, 3, 1))  # (B, T, N, D)
+        interaction = torch.cat([class_tokens, interaction], dim=2)
+
+        residual = self.aligned_out(aligned) + self.interaction_out(interaction)
+        return ILATemporalOutput(residual=residual, **self.alignment_outputs(pairs, pairs.pool(patches, mean=False)))
+
+
+def _ila(config: ILAVisionConfig) -> nn.Module:
+    return (ILAMutualInformation if config.architecture == "paper" else ILAAlignedResidual)(config)
+
+
+# `ILAVisionConfig.temporal_module` -> class, or function, that makes the module of a layer from the configuration
+ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module]] = {"ila": _ila}
+
+
+def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module | None:
+    """The temporal module of a layer; None for one that has none (`alignment_layers`).
+
+    Raises:
+        ValueError: If the table has no such module.
+    """
+    if config.alignment_layers is not None and layer_index not in config.alignment_layers:
+        return None
+    if config.temporal_module not in ILA_TEMPORAL_MODULES:
+        known = ", ".join(map(repr, sorted(ILA_TEMPORAL_MODULES)))
+        raise ValueError(
+            f"`temporal_module` must be one of {known}, got {config.temporal_module!r}. Register a module of your own "
+            f"first: ila_hf.temporal_ila.ILA_TEMPORAL_MODULES[{config.temporal_module!r}] = YourClass."
+        )
+    return ILA_TEMPORAL_MODULES[config.temporal_module](config)

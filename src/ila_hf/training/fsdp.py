@@ -1,0 +1,33 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""FSDP2: which modules are its units, and parameters that it cannot split."""
+
+import torch
+from torch import nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+
+def unit_names(model: nn.Module) -> list[str]:
+    """Names of the classes that FSDP gathers one at a time: layers, and temporal modules, called outside of theirs.
+
+    Embeddings are none: accelerate, which makes one of the tokens' embedding, fails where it is inside of another.
+    """
+    layers = [module for module in model.modules() if isinstance(module, CLIPEncoderLayer)]
+    temporal = [getattr(layer, "temporal", None) for layer in layers]
+    return sorted({type(module).__name__ for module in (*layers, *temporal) if module is not None})
+
+
+def flatten_scalars(model: nn.Module) -> list[str]:
+    """Give the parameters of the model itself that have no dimension, CLIP's logit scale, one; returns their names.
+
+    FSDP2 cannot split them otherwise.
+    """
+    names = [name for name, parameter in model.named_parameters(recurse=False) if parameter.ndim == 0]
+    for name in names:
+        scalar = getattr(model, name)
+        setattr(model, name, nn.Parameter(scalar.detach().reshape(1), requires_grad=scalar.requires_grad))
+    return names
+
+
+def with_scalars(state_dict: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
+    """The weights as they are loaded, after `flatten_scalars`, which returned the names."""
+    return {**state_dict, **{name: state_dict[name].reshape(()) for name in names if name in state_dict}}
