@@ -536,7 +536,7 @@ def test_class_texts_as_ids_and_per_call(tiny_model, clips):
         ([], {}, "`texts` is empty"),
         (torch.zeros(0, 5, dtype=torch.long), {}, "`texts` is empty"),
         ("run", {}, "must be a list with one text per class, got the string 'run'"),
-        (["a", "b", "a"], {"tokenizer": tiny_tokenizer()}, r"different names, got \['a'\] more than once"),
+        (["a", "b", "a"], {"tokenizer": tiny_tokenizer()}, r"must be different, got \['a'\] more than once"),
         (["run"], {}, "'run' need `tokenizer`"),
         (["run"], {"labels": ["a", "b"]}, "2 `labels` for 1 class texts"),
         (["go", "x" * 90], {"tokenizer": tiny_tokenizer()}, "'xxx.*' has 92 tokens; the text tower takes 77"),

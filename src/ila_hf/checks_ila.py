@@ -4,6 +4,9 @@
 Letters in shapes: see modeling_ila.py.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 
 from .configuration_ila import MIN_GRID_SIZE, ILAVisionConfig
@@ -50,6 +53,19 @@ def check_texts(input_ids: torch.Tensor | None) -> None:
     """Refuse token ids (K, S) without a text."""
     if input_ids is not None and 0 in input_ids.shape:
         raise ValueError(f"`input_ids` must hold at least one text, (K, S), got shape {tuple(input_ids.shape)}.")
+
+
+def check_names(names: Sequence[str], what: str) -> None:
+    """Refuse names that repeat."""
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+    if repeated:
+        raise ValueError(f"{what} must be different, got {repeated} more than once.")
+
+
+def check_pairing(logits: torch.Tensor) -> None:
+    """Refuse logits (B, K) for a loss that takes text i for that of clip i."""
+    if logits.shape[0] != logits.shape[1]:
+        raise ValueError(f"`return_loss=True` needs one text per clip, got {tuple(logits.shape)} clips × texts.")
 
 
 def check_labels(labels: torch.Tensor, logits: torch.Tensor, is_soft: bool) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import is_tracing
 
+from .checks_ila import check_names
 from .configuration_ila import ILAConfig
 
 
@@ -123,9 +124,7 @@ class ILAClassTextsMixin:
             names = [str(text) for text in texts]
             input_ids = self.class_texts.tokenize(names, tokenizer)
             labels = names if labels is None else labels
-        if labels is not None and len(set(labels)) != len(labels):
-            twice = sorted({label for label in labels if list(labels).count(label) > 1})
-            raise ValueError(f"Classes must have different names, got {twice} more than once.")
+        check_names(labels or [], "The names of classes")
         self.class_texts.set(input_ids)
         self.reset_class_features()
         if labels is not None:

@@ -56,7 +56,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_ila import ILAMask
-from .checks_ila import check_clips, check_labels, check_texts
+from .checks_ila import check_clips, check_labels, check_pairing, check_texts
 from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
 from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
@@ -396,10 +396,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         logits, video, text = self.video_text_logits(vision_outputs, text_outputs.pooler_output)
         loss = None
         if return_loss:
-            if logits.shape[0] != logits.shape[1]:
-                raise ValueError(
-                    f"`return_loss=True` needs one text per clip, got {tuple(logits.shape)} clips × texts."
-                )
+            check_pairing(logits)
             loss = image_text_contrastive_loss(logits)
             loss = loss + self.config.alignment_loss_weight * vision_outputs["alignment_loss"]
         return ILAOutput(

@@ -8,7 +8,7 @@ registration.py sees to.
 import itertools
 import operator
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from os import PathLike
 from typing import Any, cast
 
@@ -22,8 +22,10 @@ from transformers.pipelines.video_classification import VideoClassificationPipel
 from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
 
+from .checks_ila import check_names
 from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
+from .video_processing_ila import logits_of_views
 from .video_reading import is_video_source
 from .video_windows import VideoWindow, check_seconds, sliding_windows
 
@@ -177,7 +179,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
     def preprocess(
         self, video: Any, num_frames: int | None = None, frame_sampling_rate: int | None = None
     ) -> dict[str, torch.Tensor]:
-        """One video, or the clip of one window, to `pixel_values` (1, V, T, 3, S, S)."""
+        """One video, or the clip of one window, to `pixel_values` (1, T, 3, S, S), or views of them (1, V, T, ...)."""
         if isinstance(video, VideoWindow):
             inputs = self.video_processor(video.frames, do_sample_frames=False, return_tensors="pt")
         else:
@@ -190,8 +192,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             inputs = self.video_processor(video, do_sample_frames=True, return_tensors="pt", **sampling)
         if len(inputs["pixel_values"]) != 1:
             raise ValueError(f"A video is one file or the frames of one, got {len(inputs['pixel_values'])} in a list.")
-        pixel_values = inputs["pixel_values"].to(self.dtype)
-        return {"pixel_values": pixel_values[:, None] if pixel_values.ndim == 5 else pixel_values}
+        return {"pixel_values": inputs["pixel_values"].to(self.dtype)}
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """As every pipeline; the video processor, which these leave out, is saved, too."""
@@ -271,7 +272,10 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
         return parameters, {}, postprocess
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> ModelOutput:
-        return _of_views(model_inputs, lambda view: self.model(pixel_values=view, return_dict=True).logits)
+        # Without the scalars of the model's output, which are of all videos of a batch
+        pixel_values = model_inputs["pixel_values"]
+        logits = logits_of_views(pixel_values, lambda view: self.model(pixel_values=view, return_dict=True).logits)
+        return ModelOutput(logits=logits)
 
     def postprocess(
         self, model_outputs: ModelOutput, top_k: int = 5, function_to_apply: str | None = None
@@ -385,7 +389,7 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
             logits: torch.Tensor = self.model.video_text_logits(vision_outputs, text_features)[0]
             return logits
 
-        return _of_views(model_inputs, logits_of)
+        return ModelOutput(logits=logits_of_views(model_inputs["pixel_values"], logits_of))
 
     def postprocess(self, model_outputs: ModelOutput, candidate_labels: list[str]) -> list[dict[str, Any]]:
         """Logits (1, V, K) to all classes, the best first."""
@@ -404,15 +408,6 @@ class _Stream(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
-
-
-def _of_views(model_inputs: dict[str, torch.Tensor], logits_of: Callable[[torch.Tensor], torch.Tensor]) -> ModelOutput:
-    """Logits (B, V, K), float32, of views that the model sees one by one.
-
-    Without the scalars of its output, which are of all videos of a batch.
-    """
-    logits = [logits_of(view) for view in model_inputs["pixel_values"].unbind(1)]
-    return ModelOutput(logits=torch.stack(logits, 1).float())
 
 
 def _collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -435,9 +430,7 @@ def _as_labels(candidate_labels: Any) -> list[str]:
     labels = list(candidate_labels)
     if not labels or not all(isinstance(label, str) and label for label in labels):
         raise ValueError(f"`candidate_labels` must be names, at least one, none of them empty; got {labels!r}.")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"`candidate_labels` must be different, got {twice} more than once.")
+    check_names(labels, "`candidate_labels`")
     return labels
 
 

@@ -13,7 +13,7 @@
 # limitations under the License.
 """Video processor of ILA: videos in, normalised clips (B, T, 3, S, S) or views of them (B, V, T, 3, S, S) out."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -309,6 +309,17 @@ def _three_crops(clip: torch.Tensor, side: int) -> torch.Tensor:
         top, left = round(place * (height - side)), round(place * (width - side))
         views.append(clip[..., top : top + side, left : left + side])
     return torch.stack(views)
+
+
+def logits_of_views(pixel_values: torch.Tensor, logits_of: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Logits (B, V, K), float32, of views (B, V, T, 3, S, S), or of clips (B, T, 3, S, S), which are one view each.
+
+    Args:
+        pixel_values: As [`ILAVideoProcessor`] makes them.
+        logits_of: The model, which sees the views one by one: (B, T, 3, S, S) -> (B, K).
+    """
+    views = pixel_values[:, None] if pixel_values.ndim == 5 else pixel_values
+    return torch.stack([logits_of(view).float() for view in views.unbind(1)], dim=1)
 
 
 __all__ = ["ILAVideoProcessor"]

@@ -220,7 +220,7 @@ def test_label_files(tmp_path, labels):
         ("a.csv", "id,name\n", r"got the ids \[\]"),
         ("a.txt", "\n", r"got the ids \[\]"),
         ("a.csv", "id,name\n0,x\n0,y\n1,z\n", r"from 0 to K - 1 once, got the ids \[0, 0, 1\]"),
-        ("a.csv", "id,name\n0,x\n1,x\n", r"several classes the same name: \['x'\]"),
+        ("a.csv", "id,name\n0,x\n1,x\n", r"names of classes in .* must be different, got \['x'\]"),
         ("a.csv", "id,name\nzero,x\n", r"a\.csv' is not a list of class names: invalid literal"),
         ("a.json", '["x", "y"]', r"a\.json' is not a list of class names"),
         ("a.json", '{"0": "a", "2": "b"}', r"got the ids \[0, 2\]"),

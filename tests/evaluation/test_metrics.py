@@ -200,7 +200,7 @@ def test_bad_input_is_named_and_not_counted(predictions, references, message):
 
 
 def test_bad_names():
-    with pytest.raises(ValueError, match=r"several times: \['a'\]"):
+    with pytest.raises(ValueError, match=r"must be different, got \['a'\]"):
         VideoClassificationMetric(["a", "b", "a"])
     with pytest.raises(ValueError, match="at least one class name"):
         VideoClassificationMetric([])

@@ -60,7 +60,7 @@ def test_clips_without_a_prediction_have_a_column(tmp_path):
         ("true \\ predicted,a,b\nb,1,0\na,0,1\n", "in their order"),
         ("true \\ predicted,a,b\na,1\nb,0,1\n", r"got \['1'\] for 'a'"),
         ("true \\ predicted,a,b\na,1,0.5\nb,0,1\n", r"got \['1', '0.5'\] for 'a'"),
-        ("true \\ predicted,a,a\na,1,0\na,0,1\n", "Class names must differ"),
+        ("true \\ predicted,a,a\na,1,0\na,0,1\n", "names of classes must be different"),
     ],
 )
 def test_files_that_are_no_confusion_matrix(tmp_path, text, message):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download
 
+from ..checks_ila import check_names
+
 
 # Label files of https://huggingface.co/datasets/huggingface/label-files
 HUB_LABELS = {"kinetics400": "kinetics400-id2label.json", "ssv2": "something-something-v2-id2label.json"}
@@ -36,9 +38,7 @@ def read_labels(labels: str | Path) -> list[str]:
     ids, names = [i for i, _ in pairs], dict(pairs)
     if not ids or sorted(ids) != list(range(len(ids))):
         raise ValueError(f"{str(path)!r} must name every class from 0 to K - 1 once, got the ids {sorted(ids)}.")
-    twice = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
-    if twice:
-        raise ValueError(f"{str(path)!r} gives several classes the same name: {twice}.")
+    check_names(list(names.values()), f"The names of classes in {str(path)!r}")
     return [names[i] for i in range(len(names))]
 
 

@@ -9,6 +9,8 @@ import evaluate
 import numpy as np
 import torch
 
+from ..checks_ila import check_names
+
 
 UNKNOWN_CLASS = -100
 SMALLEST_PROBABILITY = float(np.finfo(np.float32).tiny)
@@ -173,9 +175,7 @@ def check_confusion_matrix(matrix: np.ndarray, label_names: Sequence[str]) -> np
     """
     if not label_names:
         raise ValueError("There must be at least one class name, got none.")
-    twice = sorted({name for name in label_names if list(label_names).count(name) > 1})
-    if twice:
-        raise ValueError(f"Class names must differ, got several times: {twice}.")
+    check_names(label_names, "The names of classes")
     expected = (len(label_names), len(label_names) + 1)
     if np.shape(matrix) != expected:
         raise ValueError(f"A confusion matrix of {expected[0]} classes must be {expected}, got {np.shape(matrix)}.")

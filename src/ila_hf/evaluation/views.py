@@ -11,6 +11,7 @@ import torch
 from datasets import Dataset
 
 from ..data.video_clips import IGNORED_LABEL, video_name
+from ..video_processing_ila import logits_of_views
 from .metrics import VideoClassificationMetric
 
 
@@ -21,9 +22,7 @@ def view_probabilities(model: torch.nn.Module, pixel_values: torch.Tensor) -> to
         model: One of the classification models, in evaluation mode.
         pixel_values: One view (B, T, 3, S, S), or V of them (B, V, T, 3, S, S); the model sees them one by one.
     """
-    views = pixel_values[:, None] if pixel_values.ndim == 5 else pixel_values
-    scores = [model(pixel_values=view).logits.float().softmax(-1) for view in views.unbind(1)]
-    return torch.stack(scores).mean(0)
+    return logits_of_views(pixel_values, lambda view: model(pixel_values=view).logits).softmax(-1).mean(1)
 
 
 def predict(model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
