@@ -23,14 +23,13 @@ from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, 
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
-    check_splits,
     describe_data_recipe,
     is_trained,
     load_config,
     load_model_and_processor,
-    load_splits,
     make_clips,
 )
+from ila_hf.training.splits import check_splits, load_splits
 from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
 
 

@@ -11,7 +11,8 @@ from ila_hf import PRESET_NAMES, ILAConfig, ILAForVideoClassification, ILAForVid
 from ila_hf.data.video_data import load_videos
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
-from ila_hf.training.finetuning import VideoSplits, make_clips
+from ila_hf.training.finetuning import make_clips
+from ila_hf.training.splits import VideoSplits
 from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
 
 

@@ -1,5 +1,8 @@
 """Small video files of many kinds, encoded by PyAV on the spot; every frame differs from every other."""
 
+import io
+import json
+import tarfile
 from fractions import Fraction
 
 import av
@@ -211,3 +214,17 @@ VIDEOS = {
     "bare.mjpeg": lambda p: encode(p, "mjpeg", "yuvj420p"),
     "bare.h264": lambda p: encode(p, g="12", bf="2"),
 }
+
+
+def write_shards(folder, content, shards, samples, suffix="mp4"):
+    """Tar files of <key>.mp4, <key>.cls and <key>.json."""
+    for shard in range(shards):
+        with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
+            for i in range(samples):
+                key = f"{shard:02}{i:02}"
+                label = (shard * samples + i) % 3
+                entries = {suffix: content, "cls": b"%d" % label, "json": json.dumps({"name": "abc"[label]}).encode()}
+                for name, data in entries.items():
+                    info = tarfile.TarInfo(f"{key}.{name}")
+                    info.size = len(data)
+                    tar.addfile(info, io.BytesIO(data))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
 from datasets import ClassLabel, Dataset, Features, Value
-from test_video_data import write_shards
+from video_files import write_shards
 
 from ila_hf import ILAVideoProcessor, VideoLimits, VideoReadError
 from ila_hf.data.unreadable_videos import UnreadableVideos

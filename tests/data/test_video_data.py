@@ -1,12 +1,11 @@
 """Where labelled videos are and what they show, from folders, lists, data sets and shards."""
 
-import io
 import json
-import tarfile
 
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value, Video
+from video_files import write_shards
 
 from ila_hf.data.class_labels import read_labels
 from ila_hf.data.video_data import leave_out, load_video_dataset, load_video_folder, load_video_list, load_videos
@@ -252,20 +251,6 @@ def test_columns_and_classes_that_are_not_there(tmp_path):
             load_video_dataset(path)
         with pytest.raises(ValueError, match=r"a video whose class is (-1|None); every video needs one"):
             list(load_video_dataset(path, streaming=True, label_names=["a", "b"]))
-
-
-def write_shards(folder, content, shards, samples, suffix="mp4"):
-    """Tar files of <key>.mp4, <key>.cls and <key>.json."""
-    for shard in range(shards):
-        with tarfile.open(folder / f"train-{shard}.tar", "w") as tar:
-            for i in range(samples):
-                key = f"{shard:02}{i:02}"
-                label = (shard * samples + i) % 3
-                entries = {suffix: content, "cls": b"%d" % label, "json": json.dumps({"name": "abc"[label]}).encode()}
-                for name, data in entries.items():
-                    info = tarfile.TarInfo(f"{key}.{name}")
-                    info.size = len(data)
-                    tar.addfile(info, io.BytesIO(data))
 
 
 def test_webdataset_shards(folder, tmp_path):

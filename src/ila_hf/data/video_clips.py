@@ -21,7 +21,6 @@ ErrorPolicy = Literal["skip", "error", "wrong"]
 # In training, and in evaluation
 _POLICIES: dict[bool, tuple[ErrorPolicy, ...]] = {True: ("skip", "error"), False: ("error", "wrong")}
 IGNORED_LABEL = -100  # what losses leave out and no prediction equals: of a clip that could not be read
-NO_LABEL = -1  # of a video whose class is not known, as the Hub marks them
 _TRIES = 100  # unreadable videos in a row that end a run: then it is not the videos
 
 

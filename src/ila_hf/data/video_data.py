@@ -22,6 +22,7 @@ from ..video_sources import is_url
 # What FFmpeg reads under these names; `datasets` itself would pass over .webm, which is what SSv2 ships
 VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 LIST_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
+NO_LABEL = -1  # of a video whose class is not known, as the Hub marks them
 
 _MAX_CLASS_ID = 100_000
 
@@ -62,20 +63,38 @@ def load_video_folder(folder: str | Path, label_names: Sequence[str] | None = No
     Args, returns and errors as in [`load_videos`].
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    files = sorted(
-        f
-        for f in folder.glob("*/**/*")
-        if f.suffix.lower() in VIDEO_SUFFIXES
-        and not any(part.startswith(".") for part in f.relative_to(folder).parts)
-        and not f.is_dir()
-    )
+    files = [f for f in _find_videos(folder) if f.parent != folder]
     if not files:
         raise ValueError(
             f"{str(folder)!r} holds no video files in class folders (<class>/<file>{VIDEO_SUFFIXES[5]}, …)."
         )
     return _dataset([(str(f), str(f), f.relative_to(folder).parts[0]) for f in files], folder, label_names)
+
+
+def load_unlabelled(folder: str | Path) -> Dataset:
+    """All video files below a folder, with the label -1; hidden ones do not count.
+
+    Raises:
+        FileNotFoundError: If there is no such folder.
+        ValueError: If it holds none.
+    """
+    files = _find_videos(Path(folder))
+    if not files:
+        raise ValueError(f"{str(folder)!r} holds no video files.")
+    features = Features({"video": Value("string"), "label": Value("int64")})
+    return Dataset.from_dict({"video": list(map(str, files)), "label": [NO_LABEL] * len(files)}, features=features)
+
+
+def _find_videos(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
+    return sorted(
+        f
+        for f in folder.rglob("*")
+        if f.suffix.lower() in VIDEO_SUFFIXES
+        and not any(part.startswith(".") for part in f.relative_to(folder).parts)
+        and not f.is_dir()
+    )
 
 
 def load_video_list(

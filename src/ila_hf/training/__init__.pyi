@@ -6,7 +6,6 @@ from .checkpoints import checkpoint_to_resume as checkpoint_to_resume
 from .checkpoints import find_last_checkpoint as find_last_checkpoint
 from .finetuning import load_config as load_config
 from .finetuning import load_model_and_processor as load_model_and_processor
-from .finetuning import load_splits as load_splits
 from .finetuning import make_clips as make_clips
 from .hub import PushError as PushError
 from .hub import open_repo as open_repo
@@ -15,6 +14,7 @@ from .lora import lora_config as lora_config
 from .optimization import ClipMixer as ClipMixer
 from .optimization import WeightAverage as WeightAverage
 from .optimization import parameter_groups as parameter_groups
+from .splits import load_splits as load_splits
 from .sync_batch_norm import share_statistics as share_statistics
 from .sync_batch_norm import synchronize_batch_norm as synchronize_batch_norm
 from .trainer import ILATrainer as ILATrainer

@@ -1,0 +1,217 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""The videos of a run, from the arguments of the scripts: sources, then classes, then limits. Nothing is decoded."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, IterableDataset, Value
+
+from ..data.class_labels import read_labels
+from ..data.unreadable_videos import UnreadableVideos
+from ..data.video_data import leave_out, load_unlabelled, load_video_dataset, load_videos
+from .arguments import DataArguments
+
+
+logger = logging.getLogger(__name__)
+
+# Takes the classes in the order of their ids, or None for those of the source
+SplitLoader = Callable[[Sequence[str] | None], Any]
+
+
+@dataclass
+class VideoSplits:
+    """The videos of a run, nothing decoded.
+
+    Args:
+        train, validation: Rows of `video` and `label`.
+        test: Rows to predict, whose `label` is -1.
+        label_names: The classes in the order of their ids; None for those of the model.
+    """
+
+    train: Dataset | IterableDataset | None
+    validation: Dataset | None
+    test: Dataset | None
+    label_names: list[str] | None
+
+
+def load_splits(
+    arguments: DataArguments, seed: int, model_labels: Sequence[str] | None = None, evaluates: bool = True
+) -> VideoSplits:
+    """The splits that the arguments ask for.
+
+    The classes are those of --labels_file, else of the training videos, else of the model, else, and with --zero_shot,
+    of the validation videos.
+
+    Args:
+        arguments: Of the script.
+        seed: Of the choice of --max_train_samples and the like.
+        model_labels: The classes of a trained model.
+        evaluates: Whether the validation split of a --dataset_name is needed; it may have none.
+
+    Raises:
+        ValueError: For splits with two sources, classes in one split only, and splits without videos.
+        FileNotFoundError: If a file or folder does not exist.
+    """
+    train_source = find_source(arguments, "train")
+    validation_source = find_source(arguments, "validation", evaluates)
+    listed = read_labels(arguments.labels_file) if arguments.labels_file else None
+    train = train_source(listed) if train_source else None
+    names = listed or _classes(train)
+    if names is None and model_labels is not None and not arguments.zero_shot:
+        names = list(model_labels)
+    if arguments.train_val_split is not None:
+        train, validation = hold_out(train, arguments.train_val_split, seed)
+    else:
+        validation = validation_source(names) if validation_source else None
+        if isinstance(train, Dataset) and validation is not None and listed is None and not arguments.dataset_name:
+            _refuse_missing_classes(train, validation)
+    return VideoSplits(
+        train=limit_training(train, arguments, seed),
+        validation=_limit(validation, arguments.max_eval_samples, seed),
+        test=load_unlabelled(arguments.test_dir) if arguments.test_dir else None,
+        label_names=names or _classes(validation),
+    )
+
+
+def find_source(arguments: DataArguments, split: str, is_needed: bool = True) -> SplitLoader | None:
+    """What loads a split; None if the arguments give no source.
+
+    Args:
+        arguments: Of the script.
+        split: "train" or "validation".
+        is_needed: Whether the split of a --dataset_name is; it may have none.
+
+    Raises:
+        ValueError: For two sources.
+    """
+    sources = {kind: getattr(arguments, f"{split}_{kind}") for kind in ("dir", "file")}
+    given = [source for source in sources.values() if source is not None]
+    name = arguments.dataset_name
+    if len(given) > 1:
+        raise ValueError(
+            f"Give one source for the {split} videos, a folder or a list, got {given[0]!r} and {given[1]!r}."
+        )
+    if given and split == "train" and name is not None:
+        raise ValueError(f"Give one source for the training videos: got {given[0]!r} and the data set {name!r}.")
+    if split == "validation" and arguments.train_val_split is not None:
+        if given:
+            raise ValueError(
+                "--train_val_split takes validation videos from the training videos; others are given, too."
+            )
+        return None
+    if sources["dir"] is not None:
+        return partial(load_videos, sources["dir"])
+    if sources["file"] is not None:
+        outside = arguments.allow_outside_root
+        return partial(load_videos, sources["file"], video_root=arguments.video_root, allow_outside_root=outside)
+    return _hub_source(arguments, split) if name is not None and is_needed else None
+
+
+def _hub_source(arguments: DataArguments, split: str) -> SplitLoader | None:
+    hub_split = getattr(arguments, f"{split}_split")
+    files: dict[str, list[str]] = {}
+    for entry in arguments.data_files:
+        key, _, pattern = entry.partition("=")
+        files.setdefault(key, []).append(pattern)
+    if files and hub_split not in files:
+        return None
+
+    def load(names: Sequence[str] | None) -> Any:
+        return load_video_dataset(
+            str(arguments.dataset_name),
+            arguments.dataset_config_name,
+            hub_split,
+            streaming=arguments.streaming and split == "train",
+            video_column=arguments.video_column,
+            label_column=arguments.label_column,
+            label_names=names,
+            **({"data_files": files} if files else {}),
+        )
+
+    return load
+
+
+def _classes(data: Any) -> list[str] | None:
+    return None if data is None else list(data.features["label"].names)
+
+
+def hold_out(data: Any, share: float, seed: int) -> tuple[Dataset, Dataset]:
+    """Training and validation videos, the share of every class.
+
+    Raises:
+        ValueError: For no data set with random access, and for a class of one video, which cannot be in both.
+    """
+    if not isinstance(data, Dataset):
+        raise ValueError("--train_val_split needs --train_dir, --train_file or a --dataset_name without streaming.")
+    labels = list(data["label"])
+    rare = [i for i, count in Counter(labels).items() if count < 2]
+    if rare:
+        names = [data.features["label"].names[i] for i in sorted(rare)]
+        raise ValueError(f"--train_val_split needs two videos of every class; there is one of {names}.")
+    generator = torch.Generator().manual_seed(seed)
+    places: dict[int, list[int]] = {}
+    for place in torch.randperm(len(data), generator=generator).tolist():
+        places.setdefault(labels[place], []).append(place)
+    held_out = {p for own in places.values() for p in own[: min(max(round(share * len(own)), 1), len(own) - 1)]}
+    rest = [place for place in range(len(data)) if place not in held_out]
+    return data.select(rest), data.select(sorted(held_out))
+
+
+def _refuse_missing_classes(train: Dataset, validation: Dataset) -> None:
+    names, seen = train.features["label"].names, set(validation["label"])
+    missing = [name for i, name in enumerate(names) if i not in seen]
+    if missing:
+        raise ValueError(
+            f"The validation videos show none of the classes {missing} of the training videos. If that is right, name "
+            "all classes in a --labels_file."
+        )
+
+
+def limit_training(data: Any, arguments: DataArguments, seed: int) -> Any:
+    """Without what --unreadable_file lists, and no more than --max_train_samples; a stream is shuffled."""
+    if isinstance(data, Dataset):
+        return _limit(_without_unreadable(data, arguments.unreadable_file), arguments.max_train_samples, seed)
+    if data is None:
+        return None
+    if arguments.shuffle_buffer:
+        data = data.shuffle(seed=seed, buffer_size=arguments.shuffle_buffer)
+    return data if arguments.max_train_samples is None else data.take(arguments.max_train_samples)
+
+
+def _without_unreadable(data: Dataset, file: str | None) -> Dataset:
+    if file is None:
+        return data
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"There is no file {file!r} (--unreadable_file).")
+    if data.features["video"] != Value("string"):
+        raise ValueError("--unreadable_file leaves out files of --train_dir and --train_file only.")
+    kept = leave_out(data, UnreadableVideos(file).read())
+    logger.info(f"{len(data) - len(kept)} of {len(data)} training videos are left out as unreadable.")
+    return kept
+
+
+def _limit(data: Dataset | None, limit: int | None, seed: int) -> Dataset | None:
+    if limit is None or data is None:
+        return data
+    return data.shuffle(seed=seed).select(range(min(limit, len(data))))
+
+
+def check_splits(splits: VideoSplits, arguments: Any) -> None:
+    """Whether there is what --do_train, --do_eval and --do_predict need.
+
+    Raises:
+        ValueError: Naming what is missing.
+    """
+    for job, split, sources in (
+        ("do_train", splits.train, "--train_dir, --train_file or --dataset_name"),
+        ("do_eval", splits.validation, "--validation_dir, --validation_file, --dataset_name or --train_val_split"),
+        ("do_predict", splits.test, "--test_dir"),
+    ):
+        if getattr(arguments, job) and split is None:
+            raise ValueError(f"--{job} needs {sources}.")
