@@ -9,6 +9,7 @@ from ila_hf import ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.analysis.visualization import visualize_video
 from ila_hf.conversion.export_ila import export_onnx, largest_difference, onnx_runner
 from ila_hf.demo.tiny import tiny_config, tiny_processor
+from ila_hf.evaluation.model_card import card_from_run
 from ila_hf.outputs_ila import ILATemporalOutput
 from ila_hf.temporal_ila import ILA_TEMPORAL_MODULES
 from ila_hf.training.optimization import parameter_groups
@@ -115,6 +116,9 @@ def test_it_trains_saves_loads_and_exports(clips, tmp_path):
     loaded = ILAForVideoTextClassification.from_pretrained(tmp_path / "model")
     assert loaded.config.vision_config.temporal_module == "average_pooling"
     torch.testing.assert_close(loaded(clips).logits, model(clips).logits)
+
+    card = card_from_run(loaded, tiny_processor(loaded.config), model_name="me/mine", recipe={})
+    assert "aligns no frames: what its layers learn of other frames is up to the temporal module `average" in card.text
 
     export_onnx(loaded, tmp_path / "model.onnx")
     _, relative = largest_difference(onnx_runner(tmp_path / "model.onnx"), loaded, [clips])

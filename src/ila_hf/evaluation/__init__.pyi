@@ -1,6 +1,5 @@
 from .metrics import VideoClassificationMetric as VideoClassificationMetric
 from .metrics import class_accuracies as class_accuracies
-from .model_card import ILAModelCardData as ILAModelCardData
 from .model_card import card_from_run as card_from_run
 from .published_cards import published_card as published_card
 from .reports import draw_confusion_matrix as draw_confusion_matrix

@@ -6,7 +6,7 @@ The words are in model_card_template.md, the data here; `huggingface_hub` writes
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,66 +59,75 @@ def _hub_id(name: str | None) -> str | None:
     return None if Path(str(name)).exists() else name
 
 
-@dataclass
-class ILAModelCardData:
-    """What a model card says; [`ILAModelCardData.card`] renders it.
+def card_from_run(
+    model: ILAForVideoTextClassification | ILAForVideoClassification,
+    processor: ILAProcessor | ILAVideoProcessor,
+    *,
+    model_name: str,
+    recipe: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
+    dataset_name: str | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+) -> ModelCard:
+    """The card of a trained model; its `save` writes the README.md of a model folder.
 
     Args:
-        model_name: Hub id or folder, as `from_pretrained` takes it.
-        config: Tells architecture, backbone and classes.
-        processor: Tells T, S, mean and standard deviation, sampling, and the views that the code of the card takes.
-        model_class: Name of the head, "ILAForVideoTextClassification" or "ILAForVideoClassification".
-        views: Clips and crops of the evaluation.
-        class_names: In the order of their ids.
-        has_tokenizer: Whether the model is saved with an [`ILAProcessor`], which also takes class texts.
+        model: A model with a head.
+        processor: Its processor, as it was evaluated: `num_clips` × `num_crops` are the views.
+        model_name: Hub id or folder that the code of the card loads.
+        recipe: Settings of the training, shown as a table.
+        metrics: What was measured: "top1", "top5" and "mean_class_accuracy" in [0, 1]; "loss", "num_clips" and others
+            as they are. NaN, a mean over nothing, is left out. None: the card says that nothing was measured.
         dataset_name: Hub id or name of the training videos.
-        recipe: Settings of the training, (name, value).
-        metrics: "top1", "top5" and "mean_class_accuracy" in [0, 1]; "loss", "num_clips" and others as they are.
-            NaN, a mean over nothing, is left out.
-        num_parameters: Of the model.
         base_model: Hub id or folder of the weights that the training started from.
         license: Identifier of the Hub's list, such as "apache-2.0".
-        language: Of the class texts, such as "en".
 
     Raises:
-        ValueError: For accuracies outside [0, 1].
+        ValueError: For a model or processor of another class, and for accuracies outside [0, 1].
     """
+    if not isinstance(model, ILAForVideoTextClassification | ILAForVideoClassification):
+        raise ValueError(f"`model` must be an {_TEXT_HEAD} or {_LINEAR_HEAD}, got {type(model).__name__}.")
+    video_processor = getattr(processor, "video_processor", processor)
+    if not isinstance(video_processor, ILAVideoProcessor):
+        raise ValueError(f"`processor` must be an ILAProcessor or ILAVideoProcessor, got {type(processor).__name__}.")
+    measured = {name: value for name, value in (metrics or {}).items() if value == value}
+    for name in _ACCURACIES.keys() & measured.keys():
+        if not 0 <= measured[name] <= 1:
+            raise ValueError(f"`{name}` is an accuracy, in [0, 1], got {measured[name]!r}.")
+    has_tokenizer = isinstance(processor, ILAProcessor)
+    run = _Run(model, video_processor, has_tokenizer, model_name, recipe, measured, dataset_name, base_model, license)
+    return render_card(run.metadata(), TEMPLATE, run.fields())
 
-    model_name: str
-    config: ILAConfig
+
+@dataclass
+class _Run:
+    """What [`card_from_run`] takes, as front matter and as variables of the template."""
+
+    model: ILAForVideoTextClassification | ILAForVideoClassification
     processor: ILAVideoProcessor
-    model_class: str
-    views: tuple[int, int]
-    class_names: list[str] = field(default_factory=list)
-    has_tokenizer: bool = False
-    dataset_name: str | None = None
-    recipe: list[tuple[str, Any]] = field(default_factory=list)
-    metrics: dict[str, float] = field(default_factory=dict)
-    num_parameters: int | None = None
-    base_model: str | None = None
-    license: str | None = None
-    language: str | None = None
+    has_tokenizer: bool
+    model_name: str
+    recipe: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    dataset_name: str | None
+    base_model: str | None
+    license: str | None
 
     def __post_init__(self) -> None:
-        self.metrics = {name: value for name, value in self.metrics.items() if value == value}
-        for name in _ACCURACIES.keys() & self.metrics.keys():
-            if not 0 <= self.metrics[name] <= 1:
-                raise ValueError(f"`{name}` is an accuracy, in [0, 1], got {self.metrics[name]!r}.")
-
-    def card(self) -> ModelCard:
-        """Render the card."""
-        return render_card(self.metadata(), TEMPLATE, self._fields())
+        self.config: ILAConfig = self.model.config
+        self.has_text = isinstance(self.model, ILAForVideoTextClassification)
 
     def metadata(self) -> ModelCardData:
         """The front matter."""
         dataset = _hub_id(self.dataset_name)
         results = self._eval_results(dataset or "unknown")
         return ModelCardData(
-            language=self.language,
+            language="en" if self.has_text else None,
             license=self.license,
             library_name="transformers",
             pipeline_tag="video-classification",
-            tags=[*TAGS, *([ZERO_SHOT_TAG] if self.model_class == _TEXT_HEAD else [])],
+            tags=[*TAGS, *([ZERO_SHOT_TAG] if self.has_text else [])],
             base_model=_hub_id(self.base_model),
             datasets=[dataset] if dataset else None,
             metrics=["accuracy"] if results else None,
@@ -127,7 +136,7 @@ class ILAModelCardData:
         )
 
     def _eval_results(self, dataset: str) -> list[EvalResult]:
-        num_clips, num_crops = self.views
+        views = {"num_clips": self.processor.num_clips, "num_crops": self.processor.num_crops}
         return [
             EvalResult(
                 task_type="video-classification",
@@ -136,29 +145,30 @@ class ILAModelCardData:
                 metric_type="accuracy",
                 metric_name=f"{name} in %",
                 metric_value=round(100 * float(self.metrics[key]), 2),
-                metric_args={"num_clips": num_clips, "num_crops": num_crops},
+                metric_args=views,
             )
             for key, name in _ACCURACIES.items()
             if key in self.metrics
         ]
 
-    def _fields(self) -> dict[str, Any]:
+    def fields(self) -> dict[str, Any]:
         """The variables of the template."""
         vision, processor = self.config.vision_config, self.processor
+        names = [self.config.id2label[i] for i in range(self.config.num_labels)]
         return {
-            "model_class": self.model_class,
+            "model_class": _TEXT_HEAD if self.has_text else _LINEAR_HEAD,
             "has_tokenizer": self.has_tokenizer,
             "title": escape_markdown(self.model_name),
             "model_code": _python_string(self.model_name),
             "base_model": escape_markdown(self.base_model or ""),
             "dataset": escape_markdown(self.dataset_name or ""),
             "license": escape_markdown(self.license or ""),
-            "has_text": self.model_class == _TEXT_HEAD,
+            "has_text": self.has_text,
             "processor_class": (ILAProcessor if self.has_tokenizer else ILAVideoProcessor).__name__,
             "is_multi_label": self.config.problem_type == "multi_label_classification",
-            "class_names": [escape_markdown(name) for name in self.class_names],
+            "class_names": [escape_markdown(name) for name in names],
             "visible_classes": VISIBLE_CLASSES,
-            "names_sides": names_a_side(self.class_names),
+            "names_sides": names_a_side(names),
             "num_frames": processor.num_frames,
             "size": processor.crop_size["height"],
             "num_clips": processor.num_clips,
@@ -166,12 +176,12 @@ class ILAModelCardData:
             "num_views": processor.num_clips * processor.num_crops,
             "backbone": backbone_name(self.config),
             "architecture": vision.architecture,
-            "aligns": vision.alignment_layers != [],
+            "temporal_module": None if vision.alignment_layers == [] else vision.temporal_module,
             "has_interaction_token": vision.interaction_token,
             "is_causal": vision.first_frame == "self",
-            "protocol": _protocol(*self.views, processor.crop_size["height"]),
+            "protocol": _protocol(processor.num_clips, processor.num_crops, processor.crop_size["height"]),
             "preprocessing": _preprocessing(processor),
-            "recipe": [(escape_markdown(name), escape_markdown(value)) for name, value in self.recipe],
+            "recipe": [(escape_markdown(name), escape_markdown(value)) for name, value in self.recipe.items()],
             "evaluation": self._evaluation(),
             "architecture_fields": self._architecture_fields(),
         }
@@ -188,16 +198,16 @@ class ILAModelCardData:
         prompt = self.config.prompt_num_hidden_layers
         text = f"similarity to class texts, video-specific prompt of {prompt} blocks"
         rows = {
+            "temporal_module": vision.temporal_module,
             "architecture": vision.architecture,
             "interaction_token": vision.interaction_token,
             "alignment_conv": vision.alignment_conv,
             "alignment_layers": "all" if layers is None else ", ".join(map(str, layers)) or "none",
             "first_frame": vision.first_frame,
             "backbone": backbone_name(self.config),
-            "head": text if self.model_class == _TEXT_HEAD else "linear",
+            "head": text if self.has_text else "linear",
+            "parameters": f"{self.model.num_parameters():,}",
         }
-        if self.num_parameters is not None:
-            rows["parameters"] = f"{self.num_parameters:,}"
         return [(escape_markdown(name), str(value)) for name, value in rows.items()]
 
 
@@ -251,53 +261,3 @@ def _preprocessing(processor: ILAVideoProcessor) -> list[tuple[str, str]]:
         mean, std = (", ".join(map(str, values)) for values in (processor.image_mean, processor.image_std))
         rows.append(("normalise", f"RGB in [0, 1], mean {mean}, standard deviation {std}"))
     return [*rows, ("clips × crops", f"{processor.num_clips} × {processor.num_crops}")]
-
-
-def card_from_run(
-    model: ILAForVideoTextClassification | ILAForVideoClassification,
-    processor: ILAProcessor | ILAVideoProcessor,
-    *,
-    model_name: str,
-    recipe: Mapping[str, Any],
-    metrics: Mapping[str, float] | None = None,
-    dataset_name: str | None = None,
-    base_model: str | None = None,
-    license: str | None = None,
-) -> ModelCard:
-    """The card of a trained model; its `save` writes the README.md of a model folder.
-
-    Args:
-        model: A model with a head.
-        processor: Its processor, as it was evaluated: `num_clips` × `num_crops` are the views.
-        model_name: Hub id or folder that the code of the card loads.
-        recipe: Settings of the training, shown as a table.
-        metrics: What was measured; see [`ILAModelCardData`]. None: the card says that nothing was.
-        dataset_name: Hub id or name of the training videos.
-        base_model: Hub id or folder of the weights that the training started from.
-        license: Identifier of the Hub's list, such as "apache-2.0".
-
-    Raises:
-        ValueError: For a model or processor of another class, and for accuracies outside [0, 1].
-    """
-    if not isinstance(model, ILAForVideoTextClassification | ILAForVideoClassification):
-        raise ValueError(f"`model` must be an {_TEXT_HEAD} or {_LINEAR_HEAD}, got {type(model).__name__}.")
-    video_processor = getattr(processor, "video_processor", processor)
-    if not isinstance(video_processor, ILAVideoProcessor):
-        raise ValueError(f"`processor` must be an ILAProcessor or ILAVideoProcessor, got {type(processor).__name__}.")
-    has_text = isinstance(model, ILAForVideoTextClassification)
-    return ILAModelCardData(
-        model_name=model_name,
-        config=model.config,
-        processor=video_processor,
-        model_class=_TEXT_HEAD if has_text else _LINEAR_HEAD,
-        views=(video_processor.num_clips, video_processor.num_crops),
-        class_names=[model.config.id2label[i] for i in range(model.config.num_labels)],
-        has_tokenizer=isinstance(processor, ILAProcessor),
-        dataset_name=dataset_name,
-        recipe=list(recipe.items()),
-        metrics=dict(metrics or {}),
-        num_parameters=model.num_parameters(),
-        base_model=base_model,
-        license=license,
-        language="en" if has_text else None,
-    ).card()

@@ -95,13 +95,7 @@ def write_class_table(path: str | Path, matrix: np.ndarray, label_names: Sequenc
     `most_confused_with` (the other class predicted most often, of equals the first) and `most_confused_clips`; the
     last two are empty where no other class was predicted.
 
-    Args:
-        path: File to write.
-        matrix (K, K + 1): Counts, as [`VideoClassificationMetric`] leaves them.
-        label_names: The K class names.
-
-    Raises:
-        ValueError: If the matrix and the names do not fit, or if names repeat.
+    Args and errors as in [`write_confusion_matrix`].
     """
     accuracies = class_accuracies(matrix, label_names)
     rows: list[list[Any]] = [["class", "clips", "correct", "accuracy", "most_confused_with", "most_confused_clips"]]
@@ -121,13 +115,7 @@ def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, label_names: Seq
     The rows of classes without clips stay white. The axes show names up to 60 classes, ids beyond. A last column
     `unreadable` stands for the clips without a prediction, if there are any.
 
-    Args:
-        path: File to write.
-        matrix (K, K + 1): Counts, as [`VideoClassificationMetric`] leaves them.
-        label_names: The K class names.
-
-    Raises:
-        ValueError: If the matrix and the names do not fit, or if names repeat.
+    Args and errors as in [`write_confusion_matrix`].
     """
     counts, columns = _columns(matrix, label_names)
     clips = counts.sum(axis=1, keepdims=True)
