@@ -15,7 +15,7 @@ from transformers import pipeline
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVideoProcessor
 from ila_hf.analysis.visualization import visualize_video
 from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
-from ila_hf.data.video_data import load_video_folder
+from ila_hf.data.video_data import load_videos
 from ila_hf.demo.motion_videos import OPPOSITES
 
 
@@ -25,7 +25,7 @@ def shuffled_accuracy(
 ) -> float:
     """Accuracy on the clips with their frames in random order: what is left is a bag of frames."""
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    dataset = VideoClips(load_video_folder(videos, names), ClipReader(processor, train=False))
+    dataset = VideoClips(load_videos(videos, names), ClipReader(processor, train=False))
     generator = torch.Generator().manual_seed(0)
     hits = []
     for batch in torch.utils.data.DataLoader(dataset, batch_size=50, collate_fn=collate_clips):

@@ -20,6 +20,7 @@ from transformers.trainer_utils import enable_full_determinism, set_seed
 
 from ila_hf.data.video_clips import collate_clips
 from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
+from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
@@ -30,7 +31,6 @@ from ila_hf.training.finetuning import (
     make_clips,
 )
 from ila_hf.training.splits import check_splits, load_splits
-from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
 
 
 logger = logging.getLogger(__name__)

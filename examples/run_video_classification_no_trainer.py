@@ -42,9 +42,9 @@ from ila_hf.training.checkpoints import (
 from ila_hf.training.finetuning import ClipSets, load_config, load_model_and_processor, make_clips
 from ila_hf.training.hub import open_repo, push_folder
 from ila_hf.training.optimization import ClipMixer, parameter_groups
+from ila_hf.training.progress import LossRecord, batch_losses, check_gradient
 from ila_hf.training.splits import load_splits
 from ila_hf.training.sync_batch_norm import share_statistics
-from ila_hf.training.trainer import LossRecord, batch_losses, check_gradient
 
 
 logger = logging.getLogger(__name__)

@@ -40,7 +40,7 @@ def refusal(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("check --data nope --output_file list.jsonl", "There is no file 'nope'."),
+        ("check --data nope --output_file list.jsonl", "There is no folder or list 'nope'."),
         ("convert --checkpoint_path nope.pth --output_dir out", "There is no checkpoint 'nope.pth'."),
         ("motion-videos --output_dir out --train 3", "The split 'train' must have 8 (one per motion) to 1000000"),
         (

@@ -10,10 +10,10 @@ from transformers import CLIPConfig, CLIPModel
 from ila_hf import PRESET_NAMES, ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.data.video_data import load_videos
 from ila_hf.demo.tiny import tiny_config, tiny_processor
+from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.training.finetuning import make_clips
 from ila_hf.training.splits import VideoSplits
-from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
 
 
 FOLDER = Path(__file__).parent.parent / "examples" / "configs"

@@ -96,7 +96,7 @@ def test_check_command(folder, tmp_path, capsys):
     assert output.read_text() == ""
     for flags, message in (
         (["--num_frames", "-1"], "`num_frames` must be at least 0, got -1"),
-        (["--data", str(folder / "gone")], "There is no file"),
+        (["--data", str(folder / "gone")], "There is no folder or list"),
         (["--decode_seconds", "0"], "`decode_seconds` must be positive"),
     ):
         with pytest.raises(SystemExit) as exit_info:

@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Value, Video
 from video_files import write_shards
 
 from ila_hf.data.class_labels import read_labels
-from ila_hf.data.video_data import leave_out, load_video_dataset, load_video_folder, load_video_list, load_videos
+from ila_hf.data.video_data import leave_out, load_video_dataset, load_videos
 from ila_hf.demo.motion_videos import write_video
 
 
@@ -32,7 +32,7 @@ def test_folder(folder):
     dataset = load_videos(folder)
     assert dataset.features["label"].names == ["a", "b", "c d"]
     assert rows(dataset, folder) == {"a/1.MP4": "a", "a/deeper/3.avi": "a", "b/2.mp4": "b", "c d/4.mkv": "c d"}
-    assert load_video_folder(folder, ["c d", "x", "b", "a"])["label"] == [3, 3, 2, 0]
+    assert load_videos(folder, ["c d", "x", "b", "a"])["label"] == [3, 3, 2, 0]
 
 
 LISTS = {
@@ -157,8 +157,8 @@ def test_missing_videos(folder):
 
 
 def test_what_is_not_a_data_set(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no folder '.*missing'"):
-        load_video_folder(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=r"no folder or list '.*missing'"):
+        load_videos(tmp_path / "missing")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"'.*empty' holds no video files in class folders"):
         load_videos(tmp_path / "empty")
@@ -166,7 +166,7 @@ def test_what_is_not_a_data_set(folder, tmp_path):
         load_videos(folder, ["a"])
     with pytest.raises(ValueError, match=r"`video_root` is for lists"):
         load_videos(folder, video_root=folder)
-    with pytest.raises(FileNotFoundError, match=r"no file '.*missing.csv'"):
+    with pytest.raises(FileNotFoundError, match=r"no folder or list '.*missing.csv'"):
         load_videos(tmp_path / "missing.csv")
     (folder / "list.xml").write_text("")
     with pytest.raises(ValueError, match=r"one of \.csv, \.json, \.jsonl, \.txt, got '.*list\.xml'"):
@@ -195,10 +195,10 @@ def test_what_is_not_a_data_set(folder, tmp_path):
     ):
         (folder / name).write_text(text)
         with pytest.raises(ValueError, match=message):
-            load_video_list(folder / name)
+            load_videos(folder / name)
     (folder / "list.csv").write_bytes("video,label\né.mp4,x\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"list\.csv' is not text in UTF-8"):
-        load_video_list(folder / "list.csv")
+        load_videos(folder / "list.csv")
 
 
 def test_leaving_out(folder):

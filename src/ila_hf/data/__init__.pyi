@@ -9,8 +9,6 @@ from .video_clips import stream_clips as stream_clips
 from .video_data import leave_out as leave_out
 from .video_data import load_unlabelled as load_unlabelled
 from .video_data import load_video_dataset as load_video_dataset
-from .video_data import load_video_folder as load_video_folder
-from .video_data import load_video_list as load_video_list
 from .video_data import load_videos as load_videos
 from .video_transforms import MultiScaleCrop as MultiScaleCrop
 from .video_transforms import names_a_side as names_a_side

@@ -18,7 +18,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -93,16 +92,16 @@ class UnreadableVideos:
 
 def _read(video: Any, num_frames: int | None, limits: VideoLimits) -> str | None:
     """None if the video can be read, else the cause."""
-    sampler = None if num_frames is None else partial(_sample, num_frames=num_frames)
+
+    def sample(metadata: Any) -> Sequence[int]:
+        every = range(metadata.total_num_frames)
+        return every if num_frames is None else sample_frame_indices(len(every), num_frames)
+
     try:
-        read_video(video, sampler, limits=limits)
+        read_video(video, sample, limits=limits)
     except VideoReadError as error:
         return str(error)
     return None
-
-
-def _sample(metadata: Any, num_frames: int) -> list[int]:
-    return sample_frame_indices(metadata.total_num_frames, num_frames)
 
 
 def _work(connection: Connection, num_frames: int | None, limits: VideoLimits) -> None:

@@ -36,10 +36,18 @@ def load_videos(
     video_root: str | Path | None = None,
     allow_outside_root: bool = False,
 ) -> Dataset:
-    """A folder of class folders, or a list: csv, json lines, json, SSv2's json, or text of a file and a class a line.
+    """Labelled videos of a folder or of a list.
+
+    folder: `folder/<class>/**/<file>`; hidden files do not count.
+    csv: columns `video` and `label`. json lines, or a json list of objects: `video` and `label`, or SSv2's `id` and
+    `template`, whose videos are `<id>.webm`. Text, as the original repository has it: a path, which may hold spaces,
+    and the last word of the line, the class.
+
+    The classes of a list are names, or, where all are whole numbers, ids; with `label_names`, a number that is not one
+    of them is an id. Videos of a list that do not exist are a warning, if there are others: they count as unreadable.
 
     Args:
-        source: The folder or the list.
+        source: The folder, or the list: .csv, .json, .jsonl or .txt.
         label_names: The classes in the order of their ids, as of another split or of [`read_labels`]. Default: those
             found, sorted.
         video_root: Folder of the videos of a list. Default: that of the list.
@@ -53,16 +61,13 @@ def load_videos(
     if source.is_dir():
         if video_root is not None:
             raise ValueError(f"`video_root` is for lists; {str(source)!r} is a folder of class folders.")
-        return load_video_folder(source, label_names)
-    return load_video_list(source, label_names, video_root, allow_outside_root)
+        return _load_folder(source, label_names)
+    if not source.exists():
+        raise FileNotFoundError(f"There is no folder or list {str(source)!r}.")
+    return _load_list(source, label_names, video_root, allow_outside_root)
 
 
-def load_video_folder(folder: str | Path, label_names: Sequence[str] | None = None) -> Dataset:
-    """Video files sorted into one folder per class, `folder/<class>/**/<file>`; hidden ones do not count.
-
-    Args, returns and errors as in [`load_videos`].
-    """
-    folder = Path(folder)
+def _load_folder(folder: Path, label_names: Sequence[str] | None) -> Dataset:
     files = [f for f in _find_videos(folder) if f.parent != folder]
     if not files:
         raise ValueError(
@@ -97,25 +102,9 @@ def _find_videos(folder: Path) -> list[Path]:
     )
 
 
-def load_video_list(
-    file: str | Path,
-    label_names: Sequence[str] | None = None,
-    video_root: str | Path | None = None,
-    allow_outside_root: bool = False,
+def _load_list(
+    file: Path, label_names: Sequence[str] | None, video_root: str | Path | None, allow_outside_root: bool
 ) -> Dataset:
-    """Videos that a file lists.
-
-    csv: columns `video` and `label`. json lines, or a json list of objects: `video` and `label`, or SSv2's `id` and
-    `template`, whose videos are `<id>.webm`. Text, as the original repository has it: a path, which may hold spaces,
-    and the last word of the line, the class. Classes are names, or, where all are whole numbers, ids; with
-    `label_names`, a number that is not one of them is an id.
-
-    Args, returns and errors as in [`load_videos`]. Videos that do not exist are a warning, if there are others: they
-    count as unreadable.
-    """
-    file = Path(file)
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {str(file)!r}.")
     read = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows, ".txt": _text_rows}.get(file.suffix.lower())
     if read is None:
         raise ValueError(f"A list of videos is one of {', '.join(LIST_SUFFIXES)}, got {str(file)!r}.")

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from ..configuration_ila import PRESET_NAMES
 from ..video_sources import VideoLimits
@@ -87,7 +87,7 @@ class DataArguments:
         default=None, metadata={"help": "Videos to predict, without classes; sub-folders do not count as classes."}
     )
     train_file: str | None = field(
-        default=None, metadata={"help": "List of training videos: csv, json, jsonl or txt; see load_video_list."}
+        default=None, metadata={"help": "List of training videos: csv, json, jsonl or txt; see load_videos."}
     )
     validation_file: str | None = field(default=None, metadata={"help": "List of validation videos."})
     video_root: str | None = field(
@@ -152,6 +152,67 @@ class DataArguments:
             raise ValueError(f"--class_text_template needs a {{}} for the class, got {self.class_text_template!r}.")
         if self.train_val_split is not None and not 0 < self.train_val_split < 1:
             raise ValueError(f"--train_val_split must be between 0 and 1, got {self.train_val_split!r}.")
+
+
+@dataclass
+class ILATrainingArguments(TrainingArguments):
+    """Arguments of [`ILATrainer`]: those of transformers and the following.
+
+    `label_smoothing_factor` is applied to the targets, so that the alignment loss stays.
+    """
+
+    if TYPE_CHECKING:  # what `__post_init__` makes of them
+        output_dir: str = ""
+        accelerator_config: Any = None
+        fsdp: Any = None
+
+    new_lr_factor: float = field(
+        default=1.0, metadata={"help": "Weights that are not CLIP's learn so many times faster; 10 for Kinetics-400."}
+    )
+    warmup_epochs: float | None = field(
+        default=None, metadata={"help": "Epochs over which the learning rate rises, instead of --warmup_steps."}
+    )
+    total_batch_size: int | None = field(
+        default=None,
+        metadata={"help": "Clips per optimizer step over all processes; sets --gradient_accumulation_steps."},
+    )
+    mixup_alpha: float = field(default=0.0, metadata={"help": "Mixup; 0.8 in the paper, 0 for none."})
+    cutmix_alpha: float = field(default=0.0, metadata={"help": "Cutmix; 1.0 in the paper, 0 for none."})
+    mix_switch_probability: float = field(
+        default=0.5, metadata={"help": "Probability of cutmix where mixup is on, too."}
+    )
+    sync_batch_norm: bool = field(
+        default=False, metadata={"help": "BatchNorm of the alignment over the batches of all processes."}
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Evaluate and save the moving average of the weights, such as 0.9999."}
+    )
+
+    def __post_init__(self) -> None:
+        switch = str(getattr(self, "fsdp", None)).lower()
+        if switch in ("true", "false"):
+            self.fsdp = switch == "true" or None  # written as all other switches
+        self.remove_unused_columns = False  # clips are made from the columns when they are asked for
+        if getattr(self, "ddp_find_unused_parameters", None) is None:
+            self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        if self.accelerator_config.dispatch_batches is None:
+            self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream
+        if self.total_batch_size is not None:
+            per_step = self.train_batch_size * self.world_size
+            if self.total_batch_size % per_step:
+                raise ValueError(
+                    f"--total_batch_size {self.total_batch_size} is no multiple of the {per_step} clips that "
+                    f"{self.world_size} process(es) take at a time, {self.train_batch_size} each."
+                )
+            self.gradient_accumulation_steps = self.total_batch_size // per_step
+        if self.warmup_epochs is not None and self.warmup_epochs < 0:
+            raise ValueError(f"--warmup_epochs must not be negative, got {self.warmup_epochs}.")
+        fixed = [
+            name for name in ("total_batch_size", "warmup_epochs", "ema_decay") if getattr(self, name) is not None
+        ]
+        if self.auto_find_batch_size and fixed:
+            raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
 
 
 def parse_arguments(
