@@ -53,7 +53,7 @@ def test_there_are_no_circles_and_nothing_travels_with_a_folder():
 
 
 def test_folders():
-    assert {"analysis", "conversion", "data", "demo", "evaluation", "training"} <= set(FOLDERS)
+    assert FOLDERS == ["analysis", "conversion", "data", "demo", "evaluation", "inference", "training"]
     assert {path.parent.name for path in PACKAGE.glob("*/*.py")} == set(FOLDERS)
 
 

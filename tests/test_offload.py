@@ -121,10 +121,10 @@ def test_layers_on_two_devices(tiny_model):
     for layer in encoder.layers[1:]:  # as `accelerate.dispatch_model` does
         add_hook_to_module(layer, AlignDevicesHook(execution_device="meta"))
         attach_execution_device_hook(layer, "meta")
-    outputs = encoder(hidden_states, (4, 4))
-    assert outputs.last_hidden_state.is_meta
-    assert outputs.last_hidden_state.shape == hidden_states.shape
-    assert [alignment.loss.is_meta for alignment in outputs.alignments] == [False, True, True]
+    last, outputs = encoder(hidden_states, (4, 4))
+    assert last.is_meta
+    assert last.shape == hidden_states.shape
+    assert [output.loss.is_meta for output in outputs] == [False, True, True]
 
 
 def test_features_of_an_offloaded_model(tiny_model, clips, tmp_path):

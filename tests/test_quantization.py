@@ -9,7 +9,6 @@ from transformers import AutoModelForVideoClassification, TorchAoConfig
 
 from ila_hf import ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.demo.tiny import tiny_tokenizer
-from ila_hf.remote_code_ila import mend_quantized_files
 
 
 pytest.importorskip("torchao", reason="it needs a newer torch than the lowest that is supported")
@@ -204,18 +203,3 @@ def test_class_texts_of_a_quantized_model(tiny_model, clips):
     model.set_class_texts(["go", "stop"], tiny_tokenizer())
     assert logits(model, clips).shape == (2, 2)
     assert before.shape == (2, 8)
-
-
-def test_a_push_before_the_files_are_mended_is_refused(tiny_model, tmp_path):
-    tiny_model().save_pretrained(tmp_path / "float")
-    model = load(ILAForVideoTextClassification, tmp_path / "float", quantization_config=TorchAoConfig(WEIGHTS))
-    with pytest.raises(ValueError, match=r"push it with `model\.push_to_hub`"):
-        model.save_pretrained(tmp_path / "int8", push_to_hub=True)
-    assert not (tmp_path / "int8").exists()
-
-
-def test_files_that_are_not_quantized_stay(tiny_model, tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    before = (tmp_path / "model.safetensors").read_bytes()
-    mend_quantized_files(tmp_path)
-    assert (tmp_path / "model.safetensors").read_bytes() == before

@@ -49,7 +49,7 @@ CODE = {
     "video_windows.py",
 }
 # What a model imports
-MODEL_CODE = CODE - {"processing_ila.py", "video_processing_ila.py", "sampling.py"}
+MODEL_CODE = CODE - {"processing_ila.py"}
 # Where transformers can make and run a video processor, the model and a pipeline, these are
 PACKAGES = {"PIL", "av", "huggingface_hub", "numpy", "safetensors", "torch", "transformers"}
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)

@@ -168,18 +168,13 @@ class ILAClassTextsMixin:
 
     def _class_features_key(self, tensors: list[torch.Tensor]) -> list[Any]:
         """Loaded weights, a step, a move or cast, autocast: each changes it. Nothing runs on the device for it."""
-        device_type = self._class_text_ids().device.type
+        device_type = self.class_texts().device.type
         autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
         states = [(t.is_meta or id(t), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors]
         return [autocast, self.text_model.config._attn_implementation, states]
 
-    def _class_text_ids(self) -> torch.Tensor:
-        input_ids = self.class_texts.input_ids
-        # Called only where they are offloaded: peft before 0.21 wraps no module without arguments
-        return self.class_texts() if input_ids.is_meta else input_ids
-
     def _encode_class_texts(self) -> torch.Tensor:
-        input_ids = self._class_text_ids()
+        input_ids = self.class_texts()
         if not is_tracing() and (input_ids == ILAClassTexts.UNSET).any():
             raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
         model: Any = self

@@ -1,16 +1,9 @@
-# Copyright 2026 The ila_hf authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0 (the "License"); you may not use
+# this file except in compliance with the License. You may obtain a copy of the License at
+# http://www.apache.org/licenses/LICENSE-2.0. Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND,
+# either express or implied. See the License for the specific language governing permissions and limitations under the
+# License.
 """ILA: Implicit Temporal Modeling with Learnable Alignment for Video Recognition (ICCV 2023).
 
 Paper: Tu, Dai, Wu, Cheng, Hu, Jiang, https://arxiv.org/abs/2304.10465. "Eq.", "Table" and "section" are its own.
@@ -62,7 +55,6 @@ from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
 from .outputs_ila import (
     ILAClassifierOutput,
-    ILAEncoderOutput,
     ILAOutput,
     ILATemporalOutput,
     ILAVisionModelOutput,
@@ -106,8 +98,11 @@ class ILAEncoder(nn.Module):
         self.layers = nn.ModuleList(ILAEncoderLayer(config, i) for i in range(config.num_hidden_layers))
         self.gradient_checkpointing = False
 
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Any) -> ILAEncoderOutput:
-        alignments = []
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Any
+    ) -> tuple[torch.Tensor, list[ILATemporalOutput]]:
+        """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens."""
+        outputs = []
         for layer in self.layers:
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
@@ -116,8 +111,8 @@ class ILAEncoder(nn.Module):
             hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
             # What the layer has used is not kept until the end of the trunk
             kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
-            alignments.append(ILATemporalOutput(**kept))
-        return ILAEncoderOutput(last_hidden_state=hidden_states, alignments=tuple(alignments))
+            outputs.append(ILATemporalOutput(**kept))
+        return hidden_states, outputs
 
 
 class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
@@ -285,18 +280,18 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         grid = check_clips(pixel_values, self.config)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
-        encoded = self.encoder(hidden_states, grid, **kwargs)
-        output = ILAVisionModelOutput(
-            last_hidden_state=encoded.last_hidden_state,
-            pooler_output=self.post_layernorm(encoded.last_hidden_state[:, :, 0]),
-        )
-        losses = tuple(temporal.loss for temporal in encoded.alignments if temporal.loss is not None)
+        hidden_states, temporal = self.encoder(hidden_states, grid, **kwargs)
+        losses = tuple(each.loss for each in temporal if each.loss is not None)
         no_loss = hidden_states.new_zeros((), dtype=torch.float)
-        output.alignment_loss = sum((loss.to(hidden_states.device) for loss in losses), no_loss)  # Eq. 10
+        output = ILAVisionModelOutput(
+            last_hidden_state=hidden_states,
+            pooler_output=self.post_layernorm(hidden_states[:, :, 0]),
+            alignment_loss=sum((loss.to(hidden_states.device) for loss in losses), no_loss),  # Eq. 10
+        )
         if output_alignments:
             output.alignment_losses = losses
             for name in ("interactive_points", "alignment_masks", "mutual_information_tokens"):
-                output[name] = tuple(temporal[name] for temporal in encoded.alignments if name in temporal)
+                output[name] = tuple(each[name] for each in temporal if name in each)
         return output
 
 

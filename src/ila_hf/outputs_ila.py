@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 
@@ -28,13 +28,6 @@ class ILATemporalOutput(ModelOutput):
     interactive_points: torch.Tensor | None = None
     alignment_masks: torch.Tensor | None = None
     mutual_information_tokens: torch.Tensor | None = None
-
-
-@dataclass
-class ILAEncoderOutput(BaseModelOutput):
-    """Last hidden state (B, T, L, D) and one [`ILATemporalOutput`] per layer with a temporal module."""
-
-    alignments: tuple[ILATemporalOutput, ...] | None = None
 
 
 @dataclass

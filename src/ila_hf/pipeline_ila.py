@@ -107,6 +107,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
 
         As in Pipeline, which refuses batches without a tokenizer or an image processor.
         """
+        forward_params, postprocess_params = self._for_all_videos(forward_params, postprocess_params)
         params = dict(preprocess_params)
         window, stride = params.pop("window_seconds", None), params.pop("stride_seconds", None)
         if window is not None:
@@ -121,6 +122,12 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             dataset = PipelineIterator(inputs, self.preprocess, params)
             num_workers = 0 if isinstance(inputs, _Stream) else min(num_workers, 1)  # generators cannot be sent there
         return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params)
+
+    def _for_all_videos(
+        self, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What is computed once for all videos of a call."""
+        return forward_params, postprocess_params
 
     def _run(
         self,
@@ -350,28 +357,14 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
             forward["hypothesis_template"] = hypothesis_template
         return self._video_parameters(**video), forward, {}
 
-    def get_iterator(
-        self,
-        inputs: Any,
-        num_workers: int,
-        batch_size: int,
-        preprocess_params: dict[str, Any],
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
-    ) -> Iterator[Any]:
-        """As for other pipelines; the texts are encoded once, for all videos."""
+    def _for_all_videos(
+        self, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         labels = forward_params.get("candidate_labels")
         if labels is None:
             raise ValueError("`candidate_labels` is missing: pass the names of the classes.")
         features = self._encode(labels, forward_params.get("hypothesis_template", "{}"))
-        return super().get_iterator(
-            inputs,
-            num_workers,
-            batch_size,
-            preprocess_params,
-            {"text_features": features},
-            {**postprocess_params, "candidate_labels": labels},
-        )
+        return {"text_features": features}, {**postprocess_params, "candidate_labels": labels}
 
     def _encode(self, labels: list[str], template: str) -> torch.Tensor:
         """Text features (K, E), not normalised."""

@@ -6,11 +6,10 @@ transformers copies the file of a class that has `_auto_class`, and every file o
 """
 
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from .pipeline_ila import CUSTOM_PIPELINES
@@ -34,16 +33,13 @@ class ILARemoteCodeMixin:
         parent: Any = super()
         parent._initialize_weights(module)
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As in every model, with the names of the classes in the configuration.
 
         A class made from ours, by `fully_shard` or by you, saves the code of ours and none of its own, unless it has
         been registered: `register_for_auto_class`.
         """
         parent: Any = super()
-        is_quantized = getattr(self, "hf_quantizer", None) is not None
-        if is_quantized and kwargs.get("push_to_hub"):
-            raise ValueError("A quantised model is written, then mended: push it with `model.push_to_hub`.")
         code = self._saved_class()
         self.config.auto_map = self._auto_map(code)
         if _is_ours(code) and self.config.model_type == "ila":
@@ -52,14 +48,13 @@ class ILARemoteCodeMixin:
         # `_auto_class`. The entry, which would name torch's or your class, is replaced by that of the configuration
         vars(self).update(__module__=code.__module__, _auto_class="AutoConfig")
         try:
-            parent.save_pretrained(save_directory, *args, **kwargs)
+            with _loadable(getattr(self, "hf_quantizer", None)):
+                parent.save_pretrained(*args, **kwargs)
         finally:
             for name in ("__module__", "_auto_class"):
                 del vars(self)[name]
             # Where it stays, transformers makes no pipeline without `trust_remote_code`
             vars(self.config).pop("custom_pipelines", None)
-        if is_quantized and kwargs.get("is_main_process", True):
-            mend_quantized_files(save_directory)
 
     def _saved_class(self) -> Any:
         """The class whose code is saved: the nearest that is ours or registered."""
@@ -83,23 +78,24 @@ def _is_ours(model_class: type) -> bool:
     return model_class.__module__.rpartition(".")[2] == "modeling_ila"
 
 
-def mend_quantized_files(folder: str | Path) -> None:
-    """Rewrite the weights in a folder where torchao (0.18) has listed a parameter of the model itself.
+@contextmanager
+def _loadable(quantizer: Any) -> Iterator[None]:
+    """Have a quantiser write what can be loaded.
 
-    It lists the names of all tensors in the files and takes each for a module and its parameter when they are loaded.
-    CLIP's logit scale has one part only, and loading fails. It is not quantised and loads without being listed, so
-    this takes it off the list.
-
-    Args:
-        folder: Where `save_pretrained` has written a model.
+    torchao (0.18) lists the names of all tensors, and takes each for a module and its parameter when they are loaded.
+    CLIP's logit scale has one part only, and loading fails. It is not quantised, and loads without being listed.
     """
-    for file in Path(folder).glob("*.safetensors"):
-        with safe_open(file, framework="pt") as opened:
-            metadata: dict[str, Any] = opened.metadata() or {}
-        names = json.loads(metadata.get("tensor_names", "[]"))  # of torchao; other files may lie there
-        if all("." in name for name in names):
-            continue
-        metadata["tensor_names"] = json.dumps([name for name in names if "." in name])
-        mended = file.with_suffix(".new")
-        save_file(load_file(file), mended, metadata)
-        mended.replace(file)
+    if quantizer is None:
+        yield
+        return
+
+    def get_state_dict_and_metadata(model: Any) -> tuple[Any, dict[str, str]]:
+        state_dict, metadata = type(quantizer).get_state_dict_and_metadata(quantizer, model)
+        names = json.loads(metadata.get("tensor_names", "[]"))
+        return state_dict, {**metadata, "tensor_names": json.dumps([name for name in names if "." in name])}
+
+    quantizer.get_state_dict_and_metadata = get_state_dict_and_metadata
+    try:
+        yield
+    finally:
+        del quantizer.get_state_dict_and_metadata

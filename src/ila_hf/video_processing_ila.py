@@ -1,16 +1,9 @@
-# Copyright 2026 The ila_hf authors. All rights reserved.
-#
-# Licensed under the Apache License, Version 2.0 (the "License");
-# you may not use this file except in compliance with the License.
-# You may obtain a copy of the License at
-#
-#     http://www.apache.org/licenses/LICENSE-2.0
-#
-# Unless required by applicable law or agreed to in writing, software
-# distributed under the License is distributed on an "AS IS" BASIS,
-# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
-# See the License for the specific language governing permissions and
-# limitations under the License.
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0 (the "License"); you may not use
+# this file except in compliance with the License. You may obtain a copy of the License at
+# http://www.apache.org/licenses/LICENSE-2.0. Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND,
+# either express or implied. See the License for the specific language governing permissions and limitations under the
+# License.
 """Video processor of ILA: videos in, normalised clips (B, T, 3, S, S) or views of them (B, V, T, 3, S, S) out."""
 
 from collections.abc import Callable, Sequence
@@ -174,8 +167,10 @@ class ILAVideoProcessor(BaseVideoProcessor):
         do_sample_frames = kwargs.pop("do_sample_frames", None)
         if do_sample_frames is None:
             do_sample_frames = self.do_sample_frames
-        num_clips = self.num_clips if kwargs.get("num_clips") is None else kwargs["num_clips"]
-        num_crops = self.num_crops if kwargs.get("num_crops") is None else kwargs["num_crops"]
+        num_clips, num_crops, do_rescale = (
+            getattr(self, name) if kwargs.get(name) is None else kwargs[name]
+            for name in ("num_clips", "num_crops", "do_rescale")
+        )
         if not isinstance(num_clips, int) or num_clips < 1:
             raise ValueError(f"`num_clips` must be at least 1, got {num_clips!r}.")
         if num_crops not in (1, 3):
@@ -192,7 +187,6 @@ class ILAVideoProcessor(BaseVideoProcessor):
             sampler,
             kwargs.pop("input_data_format", None),
         )
-        do_rescale = self.do_rescale if kwargs.get("do_rescale") is None else kwargs["do_rescale"]
         if do_rescale and any(video.is_floating_point() and 0 < float(video.max()) <= 1 for video in videos):
             logger.warning_once(
                 "Frames of floating point are taken to be in [0, 255], as those of uint8; these are at most 1. Pass "

@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
-from ila_hf.training.trainer import ILATrainingArguments
+from ila_hf.training.arguments import DataArguments, ILATrainingArguments, ModelArguments, parse_arguments
 
 
 @dataclass

@@ -21,9 +21,9 @@ from ila_hf import (
 )
 from ila_hf.demo.motion_videos import MOTIONS
 from ila_hf.demo.tiny import tiny_processor, tiny_tokenizer
+from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.lora import lora_config
 from ila_hf.training.optimization import parameter_groups
-from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
 
 
 # peft 0.21 asks for it under the name that transformers has given up

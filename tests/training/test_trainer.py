@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ila_hf import ILAForVideoClassification
 from ila_hf.data.video_clips import IGNORED_LABEL, collate_clips
+from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.checkpoints import what_is_missing
-from ila_hf.training.trainer import ILATrainer, ILATrainingArguments, LossRecord
+from ila_hf.training.progress import LossRecord
 
 
 @pytest.fixture
@@ -190,6 +192,8 @@ def test_a_finished_run_is_not_resumed_for_another_step(make_trainer, tmp_path, 
 def test_the_token_is_kept_and_not_saved(make_trainer, tmp_path):
     trainer = make_trainer(hub_token="hf_secret")
     assert copy.deepcopy(trainer.args).hub_token == "hf_secret"
+    assert copy.copy(trainer.args).hub_token == "hf_secret"
+    assert pickle.loads(pickle.dumps(trainer.args)).hub_token is None
     trainer.save_model()
     assert b"hf_secret" not in (tmp_path / "run" / "training_args.bin").read_bytes()
     assert trainer.args.hub_token == "hf_secret"

@@ -16,7 +16,7 @@ from ila_hf import ILAForVideoTextClassification
 from ila_hf.data.video_clips import collate_clips
 from ila_hf.demo.motion_videos import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
-from ila_hf.training.trainer import ILATrainer, ILATrainingArguments
+from ila_hf.training import ILATrainer, ILATrainingArguments
 
 
 class RandomClips(torch.utils.data.Dataset):

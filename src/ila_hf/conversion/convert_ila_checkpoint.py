@@ -402,9 +402,3 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.num_labels,
         arguments.tokenizer,
     )
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_arguments(parser)
-    run(parser.parse_args())

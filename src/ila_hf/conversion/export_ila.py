@@ -6,19 +6,9 @@ Exported are graphs of one input, `pixel_values` (B, T, 3, S, S), for any B:
     classifier   logits (B, K); the class texts are encoded once, and the graph has no text tower
     vision       last_hidden_state (B, T, L, D), pooler_output (B, T, D)
 
-The folder holds model.onnx or model.pt2, the configuration and the video processor. With onnxruntime:
-
-```python
-clips = ILAVideoProcessor.from_pretrained("exported")("clip.mp4", return_tensors="np")["pixel_values"]
-session = onnxruntime.InferenceSession("exported/model.onnx")
-logits = session.run(["logits"], {"pixel_values": clips})[0]
-labels = json.loads(session.get_modelmeta().custom_metadata_map["labels"])
-print(labels[logits[0].argmax()])
-```
-
-ONNX files are of opset 20 unless told otherwise, one file up to 2 GB; above, the weights lie beside it. In model.pt2
-weights are raw bytes and the graph is json; the example inputs, which torch would pickle, are left out. Weights are
-float32 and on the CPU. The graph computes attention with torch's scaled dot product, whatever the model is set to.
+docs/export.md shows how to run them. ONNX files are of opset 20 unless told otherwise. In model.pt2 weights are raw
+bytes and the graph is json; the example inputs, which torch would pickle, are left out. Weights are float32 and on the
+CPU. The graph computes attention with torch's scaled dot product, whatever the model is set to.
 
 The command compares each file with the model on random clips: a difference of more than 1e-4 is an error. It is
 relative to the largest value of the output, or to 1 if that is larger: logits reach tens in seven digits of float32.
@@ -27,7 +17,6 @@ The exporters of transformers are not used: they take models whole, text tower i
 """
 
 import argparse
-import copy
 import importlib
 import json
 from collections.abc import Callable
@@ -36,17 +25,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from torch import nn
 from torch.export import Dim, ExportedProgram
 from transformers import AutoConfig, AutoModelForVideoClassification
 
 from ..configuration_ila import ILAConfig
-from ..modeling_ila import (
-    ILAForVideoClassification,
-    ILAForVideoTextClassification,
-    ILAPreTrainedModel,
-    ILAVisionModel,
-)
+from ..inference.graph import ILAClassifierGraph, ILAVisionGraph, Outputs, inference_graph
+from ..modeling_ila import ILAPreTrainedModel, ILAVisionModel
 from ..video_processing_ila import ILAVideoProcessor
 
 
@@ -58,82 +42,6 @@ PIXEL_RANGE = 2.64
 # Convolutions ask whether 32 bits can index a clip, and torch 2.9 cannot tell that of any T
 MIN_DYNAMIC_FRAMES, MAX_DYNAMIC_FRAMES = 3, 1024
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
-
-Outputs = dict[str, torch.Tensor]
-
-
-class ILAVisionGraph(nn.Module):
-    """The visual trunk: `pixel_values` (B, T, 3, S, S) -> last hidden state (B, T, L, D), class tokens (B, T, D)."""
-
-    output_names = ("last_hidden_state", "pooler_output")
-
-    def __init__(self, model: ILAVisionModel, interpolate_pos_encoding: bool = False):
-        super().__init__()
-        self.model, self.interpolate_pos_encoding = model, interpolate_pos_encoding
-
-    def forward(self, pixel_values: torch.Tensor) -> Outputs:
-        outputs = self.model(pixel_values, self.interpolate_pos_encoding, return_dict=True)
-        return {name: outputs[name] for name in self.output_names}
-
-
-class ILAClassifierGraph(nn.Module):
-    """A classifier of fixed classes: `pixel_values` (B, T, 3, S, S) -> logits (B, K).
-
-    The features (K, E) of class texts become a buffer, and `model` loses its text tower.
-    """
-
-    output_names = ("logits",)
-
-    def __init__(
-        self,
-        model: ILAForVideoTextClassification | ILAForVideoClassification,
-        interpolate_pos_encoding: bool = False,
-    ):
-        super().__init__()
-        self.model, self.interpolate_pos_encoding = model, interpolate_pos_encoding
-        if isinstance(model, ILAForVideoTextClassification):
-            with torch.no_grad():
-                self.text_features = nn.Buffer(model.class_features().clone())
-            del model.text_model, model.text_projection, model.class_texts
-
-    def forward(self, pixel_values: torch.Tensor) -> Outputs:
-        arguments = {"interpolate_pos_encoding": self.interpolate_pos_encoding, "return_dict": True}
-        if isinstance(self.model, ILAForVideoClassification):
-            return {"logits": self.model(pixel_values, **arguments).logits}
-        vision_outputs = self.model.get_video_features(pixel_values, **arguments)
-        return {"logits": self.model.video_text_logits(vision_outputs, self.text_features)[0]}
-
-
-def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) -> ILAVisionGraph | ILAClassifierGraph:
-    """What is exported of a model: a module of one tensor with a copy of the weights in float32 on the CPU.
-
-    It also serves `torch.compile`, which would otherwise put the text tower into the graph and run it for every batch.
-
-    Args:
-        model: An [`ILAVisionModel`] or one of the two classification models.
-        image_size: S. Default: that of the configuration; CLIP's positions are interpolated to another.
-
-    Raises:
-        ValueError: For another model, for one without class texts, and for one that is quantised or offloaded.
-    """
-    if not isinstance(model, ILAVisionModel | ILAForVideoTextClassification | ILAForVideoClassification):
-        raise ValueError(f"Only vision and classification models can be exported, got {type(model).__name__}.")
-    if getattr(model, "hf_quantizer", None) is not None:
-        raise ValueError("A quantised model cannot be exported: load the model that it was made of.")
-    offloaded = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if offloaded:
-        raise ValueError(
-            f"A model with offloaded weights cannot be exported, got {offloaded[0]!r} on the meta device: load it "
-            "without `device_map`."
-        )
-    copied: Any = copy.deepcopy(model)
-    copied.cpu().float().eval().requires_grad_(False)
-    copied.set_attn_implementation("sdpa")
-    config: Any = getattr(model.config, "vision_config", model.config)
-    interpolate = image_size not in (None, config.image_size)
-    if isinstance(copied, ILAVisionModel):
-        return ILAVisionGraph(copied, interpolate).eval()
-    return ILAClassifierGraph(copied, interpolate).eval()
 
 
 def export_program(

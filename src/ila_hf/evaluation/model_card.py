@@ -159,7 +159,7 @@ class _Run:
             "model_class": _TEXT_HEAD if self.has_text else _LINEAR_HEAD,
             "has_tokenizer": self.has_tokenizer,
             "title": escape_markdown(self.model_name),
-            "model_code": _python_string(self.model_name),
+            "model_code": json.dumps(self.model_name, ensure_ascii=False),  # a literal of JSON is one of Python
             "base_model": escape_markdown(self.base_model or ""),
             "dataset": escape_markdown(self.dataset_name or ""),
             "license": escape_markdown(self.license or ""),
@@ -190,7 +190,9 @@ class _Run:
         """Rows of measure and value."""
         rows = [(name, f"{100 * self.metrics[key]:.1f} %") for key, name in _ACCURACIES.items() if key in self.metrics]
         others = {key: value for key, value in self.metrics.items() if key not in _ACCURACIES}
-        rows += [(escape_markdown(_OTHER_METRICS.get(key, key)), _number(value)) for key, value in others.items()]
+        for key, value in others.items():
+            shown = f"{value:.6g}" if isinstance(value, float) else escape_markdown(value)
+            rows.append((escape_markdown(_OTHER_METRICS.get(key, key)), shown))
         return rows
 
     def _architecture_fields(self) -> list[tuple[str, str]]:
@@ -209,15 +211,6 @@ class _Run:
             "parameters": f"{self.model.num_parameters():,}",
         }
         return [(escape_markdown(name), str(value)) for name, value in rows.items()]
-
-
-def _python_string(text: str) -> str:
-    """A literal in double quotes; those of JSON are literals of Python too."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else escape_markdown(value)
 
 
 def backbone_name(config: ILAConfig) -> str:

@@ -59,7 +59,8 @@ class Evaluation:
         self.rows = rows if isinstance(rows, Dataset) else None
         self.true_labels = None if self.rows is None else np.asarray(self.rows["label"])
         self.has_labels = self.true_labels is None or bool((self.true_labels >= 0).any())
-        self.predictions_file, self.file, self.seen = predictions_file, None, 0
+        self.predictions_file, self.seen = predictions_file, 0
+        self.file: TextIO | None = None
 
     def __enter__(self) -> "Evaluation":
         if self.predictions_file is not None:
@@ -72,8 +73,6 @@ class Evaluation:
     def __exit__(self, *error: Any) -> None:
         if self.file is not None:
             self.file.close()
-
-    file: TextIO | None
 
     @property
     def top(self) -> int:

@@ -1,4 +1,5 @@
 from .arguments import DataArguments as DataArguments
+from .arguments import ILATrainingArguments as ILATrainingArguments
 from .arguments import ModelArguments as ModelArguments
 from .arguments import parse_arguments as parse_arguments
 from .checkpoints import CheckpointError as CheckpointError
@@ -18,4 +19,3 @@ from .splits import load_splits as load_splits
 from .sync_batch_norm import share_statistics as share_statistics
 from .sync_batch_norm import synchronize_batch_norm as synchronize_batch_norm
 from .trainer import ILATrainer as ILATrainer
-from .trainer import ILATrainingArguments as ILATrainingArguments

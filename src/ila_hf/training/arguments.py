@@ -154,6 +154,16 @@ class DataArguments:
             raise ValueError(f"--train_val_split must be between 0 and 1, got {self.train_val_split!r}.")
 
 
+class _Secret(str):
+    """A text that is not pickled: the Trainer pickles arguments beside the model, and pushes them with it."""
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        return type(None), ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Secret":
+        return self
+
+
 @dataclass
 class ILATrainingArguments(TrainingArguments):
     """Arguments of [`ILATrainer`]: those of transformers and the following.
@@ -195,6 +205,7 @@ class ILATrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # clips are made from the columns when they are asked for
         if getattr(self, "ddp_find_unused_parameters", None) is None:
             self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
+        self.hub_token = _Secret(self.hub_token) if self.hub_token else None
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream

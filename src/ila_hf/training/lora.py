@@ -56,6 +56,3 @@ def lora_config(
         "modules_to_save": [name for name in _TRAINED_IN_FULL if name in last_names],
     }
     return LoraConfig(**{**fields, **options})
-
-
-__all__ = ["lora_config"]

@@ -98,11 +98,6 @@ class ClipMixer:
         if len(chosen) == 1:
             self.mix = chosen[0][0]
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether batches stay as they are."""
-        return self.mix is None and self.label_smoothing == 0
-
     def __call__(self, batch: dict[str, torch.Tensor], *numbers: int) -> dict[str, torch.Tensor]:
         """Mix `pixel_values` (B, T, 3, H, W) and make `labels` (B,) or (B, K) soft, (B, K).
 
@@ -110,7 +105,7 @@ class ClipMixer:
             batch: Clips and labels, on any device.
             numbers: What the draws depend on beside the seed: not negative.
         """
-        if self.is_identity:
+        if self.mix is None and self.label_smoothing == 0:
             return batch
         labels = batch["labels"]
         if labels.ndim == 1:

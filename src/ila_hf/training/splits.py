@@ -20,8 +20,7 @@ from .arguments import DataArguments
 
 logger = logging.getLogger(__name__)
 
-# Takes the classes in the order of their ids, or None for those of the source
-SplitLoader = Callable[[Sequence[str] | None], Any]
+SplitLoader = Callable[..., Any]
 
 
 @dataclass
@@ -61,14 +60,14 @@ def load_splits(
     train_source = find_source(arguments, "train")
     validation_source = find_source(arguments, "validation", evaluates)
     listed = read_labels(arguments.labels_file) if arguments.labels_file else None
-    train = train_source(listed) if train_source else None
+    train = train_source(label_names=listed) if train_source else None
     names = listed or _classes(train)
     if names is None and model_labels is not None and not arguments.zero_shot:
         names = list(model_labels)
     if arguments.train_val_split is not None:
         train, validation = hold_out(train, arguments.train_val_split, seed)
     else:
-        validation = validation_source(names) if validation_source else None
+        validation = validation_source(label_names=names) if validation_source else None
         if isinstance(train, Dataset) and validation is not None and listed is None and not arguments.dataset_name:
             _refuse_missing_classes(train, validation)
     return VideoSplits(
@@ -80,37 +79,29 @@ def load_splits(
 
 
 def find_source(arguments: DataArguments, split: str, is_needed: bool = True) -> SplitLoader | None:
-    """What loads a split; None if the arguments give no source.
-
-    Args:
-        arguments: Of the script.
-        split: "train" or "validation".
-        is_needed: Whether the split of a --dataset_name is; it may have none.
+    """What loads "train" or "validation", given `label_names`; None if the arguments give no source.
 
     Raises:
         ValueError: For two sources.
     """
-    sources = {kind: getattr(arguments, f"{split}_{kind}") for kind in ("dir", "file")}
-    given = [source for source in sources.values() if source is not None]
-    name = arguments.dataset_name
-    if len(given) > 1:
-        raise ValueError(
-            f"Give one source for the {split} videos, a folder or a list, got {given[0]!r} and {given[1]!r}."
-        )
-    if given and split == "train" and name is not None:
-        raise ValueError(f"Give one source for the training videos: got {given[0]!r} and the data set {name!r}.")
+    folder, file = getattr(arguments, f"{split}_dir"), getattr(arguments, f"{split}_file")
+    source, name = folder or file, arguments.dataset_name
+    if folder and file:
+        raise ValueError(f"Give one source for the {split} videos, a folder or a list, got {folder!r} and {file!r}.")
+    if source and name and split == "train":
+        raise ValueError(f"Give one source for the training videos: got {source!r} and the data set {name!r}.")
     if split == "validation" and arguments.train_val_split is not None:
-        if given:
+        if source:
             raise ValueError(
                 "--train_val_split takes validation videos from the training videos; others are given, too."
             )
         return None
-    if sources["dir"] is not None:
-        return partial(load_videos, sources["dir"])
-    if sources["file"] is not None:
+    if folder:
+        return partial(load_videos, folder)
+    if file:
         outside = arguments.allow_outside_root
-        return partial(load_videos, sources["file"], video_root=arguments.video_root, allow_outside_root=outside)
-    return _hub_source(arguments, split) if name is not None and is_needed else None
+        return partial(load_videos, file, video_root=arguments.video_root, allow_outside_root=outside)
+    return _hub_source(arguments, split) if name and is_needed else None
 
 
 def _hub_source(arguments: DataArguments, split: str) -> SplitLoader | None:
@@ -121,20 +112,12 @@ def _hub_source(arguments: DataArguments, split: str) -> SplitLoader | None:
         files.setdefault(key, []).append(pattern)
     if files and hub_split not in files:
         return None
-
-    def load(names: Sequence[str] | None) -> Any:
-        return load_video_dataset(
-            str(arguments.dataset_name),
-            arguments.dataset_config_name,
-            hub_split,
-            streaming=arguments.streaming and split == "train",
-            video_column=arguments.video_column,
-            label_column=arguments.label_column,
-            label_names=names,
-            **({"data_files": files} if files else {}),
-        )
-
-    return load
+    columns = {"video_column": arguments.video_column, "label_column": arguments.label_column}
+    streaming = arguments.streaming and split == "train"
+    options: dict[str, Any] = {**columns, "streaming": streaming, **({"data_files": files} if files else {})}
+    return partial(
+        load_video_dataset, str(arguments.dataset_name), arguments.dataset_config_name, hub_split, **options
+    )
 
 
 def _classes(data: Any) -> list[str] | None:

@@ -6,26 +6,23 @@ of the mask jitter, losses in parts, evaluation over several views. What is draw
 clip, step and process only, and a checkpoint counts when all of it has been written.
 """
 
-import copy
 import math
 import shutil
 import warnings
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from accelerate import Accelerator
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import Trainer
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
 from ..data.video_clips import ClipSampler
 from ..evaluation.model_card import card_from_run
-from ..evaluation.reports import draw_curves
 from ..evaluation.views import Evaluation, predict
 from ..modeling_ila import ILAPreTrainedModel
+from .arguments import ILATrainingArguments
 from .checkpoints import (
     CheckpointError,
     check_checkpoint,
@@ -40,255 +37,11 @@ from .checkpoints import (
 from .fsdp import flatten_scalars, unit_names, with_scalars
 from .hub import PushError, open_repo, pushing, warn_of_failures
 from .optimization import ClipMixer, WeightAverage, parameter_groups
+from .progress import CurvesCallback, LossRecord, ScheduleCallback, batch_losses, check_gradient
 from .sync_batch_norm import share_statistics, synchronize_batch_norm
 
 
 METRICS = ("top1", "top5", "mean_class_accuracy", "loss", "num_clips")
-SETTINGS = (
-    "learning_rate",
-    "new_lr_factor",
-    "weight_decay",
-    "max_grad_norm",
-    "seed",
-    "data_seed",
-    "mixup_alpha",
-    "cutmix_alpha",
-    "mix_switch_probability",
-    "label_smoothing_factor",
-    "ema_decay",
-)
-LOSS_PARTS = ("loss", "classification_loss", "alignment_loss")
-
-
-@dataclass
-class ILATrainingArguments(TrainingArguments):
-    """Arguments of [`ILATrainer`]: those of transformers and the following.
-
-    `label_smoothing_factor` is applied to the targets, so that the alignment loss stays.
-    """
-
-    if TYPE_CHECKING:  # what `__post_init__` makes of them
-        output_dir: str = ""
-        accelerator_config: Any = None
-        fsdp: Any = None
-
-    new_lr_factor: float = field(
-        default=1.0, metadata={"help": "Weights that are not CLIP's learn so many times faster; 10 for Kinetics-400."}
-    )
-    warmup_epochs: float | None = field(
-        default=None, metadata={"help": "Epochs over which the learning rate rises, instead of --warmup_steps."}
-    )
-    total_batch_size: int | None = field(
-        default=None,
-        metadata={"help": "Clips per optimizer step over all processes; sets --gradient_accumulation_steps."},
-    )
-    mixup_alpha: float = field(default=0.0, metadata={"help": "Mixup; 0.8 in the paper, 0 for none."})
-    cutmix_alpha: float = field(default=0.0, metadata={"help": "Cutmix; 1.0 in the paper, 0 for none."})
-    mix_switch_probability: float = field(
-        default=0.5, metadata={"help": "Probability of cutmix where mixup is on, too."}
-    )
-    sync_batch_norm: bool = field(
-        default=False, metadata={"help": "BatchNorm of the alignment over the batches of all processes."}
-    )
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "Evaluate and save the moving average of the weights, such as 0.9999."}
-    )
-
-    def __post_init__(self) -> None:
-        switch = str(getattr(self, "fsdp", None)).lower()
-        if switch in ("true", "false"):
-            self.fsdp = switch == "true" or None  # written as all other switches
-        self.remove_unused_columns = False  # clips are made from the columns when they are asked for
-        if getattr(self, "ddp_find_unused_parameters", None) is None:
-            self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        if self.accelerator_config.dispatch_batches is None:
-            self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream
-        if self.total_batch_size is not None:
-            per_step = self.train_batch_size * self.world_size
-            if self.total_batch_size % per_step:
-                raise ValueError(
-                    f"--total_batch_size {self.total_batch_size} is no multiple of the {per_step} clips that "
-                    f"{self.world_size} process(es) take at a time, {self.train_batch_size} each."
-                )
-            self.gradient_accumulation_steps = self.total_batch_size // per_step
-        if self.warmup_epochs is not None and self.warmup_epochs < 0:
-            raise ValueError(f"--warmup_epochs must not be negative, got {self.warmup_epochs}.")
-        fixed = [
-            name for name in ("total_batch_size", "warmup_epochs", "ema_decay") if getattr(self, name) is not None
-        ]
-        if self.auto_find_batch_size and fixed:
-            raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For pickle: all but the token. The Trainer pickles arguments beside the model, and pushes them with it."""
-        return {**self.__dict__, "hub_token": None}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "ILATrainingArguments":
-        """A copy with the token, which `copy` would lose by `__getstate__`."""
-        copied = object.__new__(type(self))
-        memo[id(self)] = copied
-        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        return copied
-
-    def __copy__(self) -> "ILATrainingArguments":
-        copied = object.__new__(type(self))
-        copied.__dict__.update(self.__dict__)
-        return copied
-
-
-def batch_losses(outputs: Any, accelerator: Accelerator, step: int, learning_rate: float) -> dict[str, float]:
-    """The loss of a batch and its parts, each the mean over the processes, in all of them.
-
-    Args:
-        outputs: Of the model.
-        accelerator: Of the run.
-        step, learning_rate: For the error.
-
-    Raises:
-        FloatingPointError: If the loss is not finite; in every process, so that none waits for another.
-    """
-    values = torch.stack([outputs[name].detach().float().mean() for name in LOSS_PARTS])
-    losses = dict(zip(LOSS_PARTS, accelerator.reduce(values, "mean").tolist(), strict=True))
-    if not all(math.isfinite(value) for value in losses.values()):
-        shown = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-        raise FloatingPointError(
-            f"The loss is not finite in step {step}: {shown}, at a learning rate of {learning_rate:g}. A lower "
-            "learning rate, a longer warm-up, gradient clipping or bf16 in place of fp16 may help. Checkpoints are as "
-            "they were."
-        )
-    return losses
-
-
-def check_gradient(norm: float, step: int) -> None:
-    """Stop before a step that would spoil the weights.
-
-    Raises:
-        FloatingPointError: If the norm of the gradient is not finite.
-    """
-    if not math.isfinite(norm):
-        raise FloatingPointError(
-            f"The gradient is not finite in step {step}: its norm is {norm:g}. The weights are as they were before it."
-        )
-
-
-class LossRecord:
-    """Means of the losses since the last log and since the start; checkpoints keep its attributes."""
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all."""
-        self.window = dict.fromkeys(LOSS_PARTS, 0.0)
-        self.window_batches, self.total, self.total_batches = 0, 0.0, 0
-
-    def add(self, losses: dict[str, float]) -> None:
-        """Take a batch into account."""
-        for name in LOSS_PARTS:
-            self.window[name] += losses[name]
-        self.window_batches += 1
-        self.total += losses["loss"]
-        self.total_batches += 1
-
-    def take(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: value / self.window_batches for name, value in self.window.items()}
-        self.window, self.window_batches = dict.fromkeys(LOSS_PARTS, 0.0), 0
-        return means
-
-
-class ScheduleCallback(TrainerCallback):
-    """Tells model, data set and sampler which epoch begins, averages the weights, and saves when an epoch has ended.
-
-    It sets the mask jitter ([`ILAPreTrainedModel.set_mask_jitter_epoch`]) and what is drawn for clips and their order.
-    """
-
-    KEPT = "ila_hf"  # under this name the state of the Trainer, and thus a checkpoint, keeps what follows
-
-    def __init__(self, trainer: "ILATrainer"):
-        self.trainer = trainer
-        self.stream_epoch, self.waits = -1, False
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Go on from a checkpoint, or from nothing."""
-        kept = cast("dict[str, Any]", state.stateful_callbacks).get(self.KEPT)
-        self.trainer.losses.reset()
-        self.stream_epoch = -1
-        if kept is not None:
-            self._compare(kept["settings"])
-            self.trainer.losses.__dict__.update(kept["losses"])
-            self.stream_epoch = kept["stream_epoch"]
-        elif self.trainer.average is not None:
-            self.trainer.average = WeightAverage(self.trainer.model, self.trainer.average.decay)
-
-    def keep(self, state: TrainerState) -> None:
-        """Before a checkpoint: put into the state what a resume needs."""
-        losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
-        kept = {"losses": losses, "stream_epoch": self.stream_epoch, "settings": self._settings()}
-        cast("dict[str, Any]", state.stateful_callbacks)[self.KEPT] = kept
-
-    def _settings(self) -> dict[str, Any]:
-        """What must not change over a resume if it is to be exact."""
-        args = self.trainer.args
-        clips = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-        return {name: getattr(args, name) for name in SETTINGS} | {"clips per step": clips}
-
-    def _compare(self, kept: dict[str, Any]) -> None:
-        for name, value in self._settings().items():
-            if kept[name] != value:
-                warnings.warn(
-                    f"The run began with {name} {kept[name]!r}, and goes on with {value!r}: it is not the same as one "
-                    "without interruption. Optimizer and schedule keep what the checkpoint holds.",
-                    stacklevel=2,
-                )
-
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
-        """Set the epoch. accelerate reaches the data set of one process only, and not after a resume."""
-        self.stream_epoch += 1  # a stream has no length: the passes over it are counted
-        is_sized = has_length(self.trainer.train_dataset)
-        epoch = int(state.epoch or 0) if is_sized else self.stream_epoch
-        model.set_mask_jitter_epoch(epoch)
-        for receiver in (self.trainer.train_dataset, self.trainer.train_sampler):
-            set_epoch = getattr(receiver, "set_epoch", None)
-            if set_epoch is not None:
-                set_epoch(epoch)
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Average. A checkpoint on the last step of an epoch waits for its evaluation, which a resume would omit."""
-        if self.trainer.average is not None:
-            self.trainer.average.update(self.trainer.model)
-        self.waits = control.should_save and state.epoch == int(state.epoch) and has_length(self.trainer.train_dataset)
-        if self.waits:
-            control.should_save = False
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Save what has waited."""
-        if self.waits:
-            control.should_save, self.waits = True, False
-
-
-class CurvesCallback(TrainerCallback):
-    """Draws losses and accuracy over the steps, curves.png in the output folder."""
-
-    FILE = "curves.png"
-
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training."""
-        if state.is_world_process_zero and state.global_step > 0:
-            draw_curves(Path(cast("str", args.output_dir)) / self.FILE, state.log_history)
-
-    on_train_end = on_evaluate
 
 
 class ILATrainer(Trainer):
@@ -325,6 +78,7 @@ class ILATrainer(Trainer):
             args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", ",".join(unit_names(model)))
         if args.sync_batch_norm:
             model = synchronize_batch_norm(model, args.device.type)
+        self.save_total_limit = args.save_total_limit
         self.streams_metrics = kwargs.get("compute_metrics") is None
         if self.streams_metrics:
             args.batch_eval_metrics = True
@@ -487,25 +241,18 @@ class ILATrainer(Trainer):
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write all of a checkpoint, then mark it as complete, then delete older ones and push."""
         folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
         self.schedule.keep(self.state)
-        try:
-            with writing(folder, folder.parent):
-                if self.args.should_save:
-                    unmark(folder)
-                super()._save_checkpoint(model, trial)
-                self.args.save_total_limit = limit
-                if self.args.should_save:
-                    if self.average is not None:
-                        self.average.save(folder)
-                    torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with their limit
-                self.accelerator.wait_for_everyone()
-                if self.args.should_save:
-                    mark_complete(folder)
-        finally:
-            self.args.save_total_limit = limit
+        with writing(folder, folder.parent), _limit(self.args, None):  # it would go by dates, complete or not
+            if self.args.should_save:
+                unmark(folder)
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save and self.average is not None:
+                self.average.save(folder)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                mark_complete(folder)
         if self.args.should_save:
-            keep_newest(folder.parent, limit, self.state.best_model_checkpoint)
+            keep_newest(folder.parent, self.args.save_total_limit, self.state.best_model_checkpoint)
         if self.args.push_to_hub:
             self._push_in_background(str(folder))
 
@@ -550,7 +297,8 @@ class ILATrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None:  # of FSDP
             state_dict = with_scalars(state_dict, self.scalars)
-        super()._save(output_dir, state_dict)
+        with _limit(self.args, self.save_total_limit):  # which the arguments are saved with
+            super()._save(output_dir, state_dict)
 
     def end(self) -> None:
         """Wait for all processes, then part from them: one that just exits may abort the others."""
@@ -609,14 +357,11 @@ class ILATrainer(Trainer):
         recipe: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the card of the run, README.md; see [`card_from_run`].
-
-        Recipe and metrics are those of the arguments and of the last evaluation.
+        """Write the card of the run, README.md, with the metrics of the last evaluation; see [`card_from_run`].
 
         Args:
             model_name: Default: the Hub id, else the output folder.
-            dataset: Name of the data set.
-            finetuned_from: Name of the model that the run began with.
+            dataset, finetuned_from: Names of the data set and of the model that the run began with.
             license: Of the weights.
             recipe: What the arguments do not tell of the training, such as the augmentation.
             kwargs: Not used; they are those of the Trainer.
@@ -637,6 +382,16 @@ class ILATrainer(Trainer):
             license=license,
         )
         card.save(Path(self.args.output_dir) / "README.md")
+
+
+@contextmanager
+def _limit(args: ILATrainingArguments, limit: int | None) -> Iterator[None]:
+    """Arguments with another number of checkpoints to keep inside the block."""
+    kept, args.save_total_limit = args.save_total_limit, limit
+    try:
+        yield
+    finally:
+        args.save_total_limit = kept
 
 
 def describe_recipe(args: ILATrainingArguments, model: torch.nn.Module, steps: int) -> dict[str, Any]:

@@ -1,0 +1,3 @@
+from .graph import ILAClassifierGraph as ILAClassifierGraph
+from .graph import ILAVisionGraph as ILAVisionGraph
+from .graph import inference_graph as inference_graph

@@ -1,0 +1,92 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A model as a module of one tensor: what is exported, and what `torch.compile` takes best."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..modeling_ila import (
+    ILAForVideoClassification,
+    ILAForVideoTextClassification,
+    ILAPreTrainedModel,
+    ILAVisionModel,
+)
+
+
+Outputs = dict[str, torch.Tensor]
+
+
+class ILAVisionGraph(nn.Module):
+    """The visual trunk: `pixel_values` (B, T, 3, S, S) -> last hidden state (B, T, L, D), class tokens (B, T, D)."""
+
+    output_names = ("last_hidden_state", "pooler_output")
+
+    def __init__(self, model: ILAVisionModel, interpolate_pos_encoding: bool = False):
+        super().__init__()
+        self.model, self.interpolate_pos_encoding = model, interpolate_pos_encoding
+
+    def forward(self, pixel_values: torch.Tensor) -> Outputs:
+        outputs = self.model(pixel_values, self.interpolate_pos_encoding, return_dict=True)
+        return {name: outputs[name] for name in self.output_names}
+
+
+class ILAClassifierGraph(nn.Module):
+    """A classifier of fixed classes: `pixel_values` (B, T, 3, S, S) -> logits (B, K).
+
+    The features (K, E) of class texts become a buffer, and `model` loses its text tower.
+    """
+
+    output_names = ("logits",)
+
+    def __init__(
+        self,
+        model: ILAForVideoTextClassification | ILAForVideoClassification,
+        interpolate_pos_encoding: bool = False,
+    ):
+        super().__init__()
+        self.model, self.interpolate_pos_encoding = model, interpolate_pos_encoding
+        if isinstance(model, ILAForVideoTextClassification):
+            with torch.no_grad():
+                self.text_features = nn.Buffer(model.class_features().clone())
+            del model.text_model, model.text_projection, model.class_texts
+
+    def forward(self, pixel_values: torch.Tensor) -> Outputs:
+        arguments = {"interpolate_pos_encoding": self.interpolate_pos_encoding, "return_dict": True}
+        if isinstance(self.model, ILAForVideoClassification):
+            return {"logits": self.model(pixel_values, **arguments).logits}
+        vision_outputs = self.model.get_video_features(pixel_values, **arguments)
+        return {"logits": self.model.video_text_logits(vision_outputs, self.text_features)[0]}
+
+
+def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) -> ILAVisionGraph | ILAClassifierGraph:
+    """What is exported of a model: a module of one tensor with a copy of the weights in float32 on the CPU.
+
+    It also serves `torch.compile`, which would otherwise put the text tower into the graph and run it for every batch.
+
+    Args:
+        model: An [`ILAVisionModel`] or one of the two classification models.
+        image_size: S. Default: that of the configuration; CLIP's positions are interpolated to another.
+
+    Raises:
+        ValueError: For another model, for one without class texts, and for one that is quantised or offloaded.
+    """
+    if not isinstance(model, ILAVisionModel | ILAForVideoTextClassification | ILAForVideoClassification):
+        raise ValueError(f"Only vision and classification models can be exported, got {type(model).__name__}.")
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError("A quantised model cannot be exported: load the model that it was made of.")
+    offloaded = [name for name, parameter in model.named_parameters() if parameter.is_meta]
+    if offloaded:
+        raise ValueError(
+            f"A model with offloaded weights cannot be exported, got {offloaded[0]!r} on the meta device: load it "
+            "without `device_map`."
+        )
+    copied: Any = copy.deepcopy(model)
+    copied.cpu().float().eval().requires_grad_(False)
+    copied.set_attn_implementation("sdpa")
+    config: Any = getattr(model.config, "vision_config", model.config)
+    interpolate = image_size not in (None, config.image_size)
+    if isinstance(copied, ILAVisionModel):
+        return ILAVisionGraph(copied, interpolate).eval()
+    return ILAClassifierGraph(copied, interpolate).eval()
