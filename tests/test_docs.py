@@ -6,7 +6,18 @@ import zlib
 from urllib.parse import urlsplit
 
 import pytest
-from pages import DOCS, ROOT, anchors, command_parser, commands, links, make_reader_folder, run_snippet, snippets
+from pages import (
+    DOCS,
+    README,
+    ROOT,
+    anchors,
+    command_parser,
+    commands,
+    links,
+    make_reader_folder,
+    run_snippet,
+    snippets,
+)
 from sphinx.cmd.build import main as build_site
 from test_examples import load_script
 from transformers import HfArgumentParser
@@ -82,7 +93,7 @@ def test_flags_in_the_text_exist(script_flags):
         assert flags <= known, page
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*DOCS, README, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     """Without the network, an address of the web is only checked for its form."""
     for target in links(page):

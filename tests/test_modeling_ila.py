@@ -93,7 +93,7 @@ def test_vision_tower_loads_from_a_saved_vision_tower(clip_model, tmp_path):
 
 
 def check_new_weights(model):
-    """The initial values that the design states, whichever way the model was built."""
+    """The initial values that the classes state, whichever way the model was built."""
     vision_config = getattr(model.config, "vision_config", model.config)
     for name, tensor in model.state_dict().items():
         assert tensor.isfinite().all(), name

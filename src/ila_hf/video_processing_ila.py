@@ -48,7 +48,7 @@ class ILAVideoProcessorKwargs(VideosKwargs, total=False):
 
 
 class ILAVideoProcessor(BaseVideoProcessor):
-    """Samples, resizes, crops and normalises as the published models were tested (section 4 of their recipes).
+    """Samples, resizes, crops and normalises as the published models were tested.
 
     A drop-in for [`~transformers.VideoMAEVideoProcessor`]: the same arguments, `pixel_values` (B, T, 3, S, S) out.
     Besides arrays, tensors and lists of PIL images it takes paths, http(s) URLs, bytes, file objects and torchcodec

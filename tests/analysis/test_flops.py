@@ -1,4 +1,4 @@
-"""The counts of FLOPs, beside those of the design and a formula."""
+"""The counts of FLOPs, compared with those that README and docs state, and with a formula."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from ila_hf.analysis.flops import clip_flops, trunk_flops
 
 
 def test_flops_of_the_ten_variants():
-    """The counts of the design; the published ones differ by up to 2 % (B/32: -5 %, the last row: +14 %)."""
+    """What the docs state; the published figures differ by up to 2 % (B/32: -5 %, the last row: +14 %)."""
     expected = (37.9, 76.0, 149.3, 299.7, 677.7, 3191, 214.7, 439.9, 893.4, 4231)
     for name, value in zip(PRESET_NAMES, expected, strict=True):
         assert trunk_flops(ILAConfig.from_preset(name)) == pytest.approx(value, rel=0.01)
