@@ -88,6 +88,13 @@ def test_numbers_as_names_of_folders_are_names(folder):
     assert load_videos(folder).features["label"].names == ["1", "2021", "c d"]
 
 
+def test_links_to_folders_are_followed(folder, tmp_path):
+    expected = rows(load_videos(folder), folder)
+    (folder / "a").rename(tmp_path / "elsewhere")
+    (folder / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert rows(load_videos(folder), folder) == expected
+
+
 def test_hidden_files_are_passed_over(folder):
     for name in (".cache/1.mp4", "a/._1.mp4", "a/.trash/2.mp4"):
         (folder / name).parent.mkdir(exist_ok=True)

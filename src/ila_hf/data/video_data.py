@@ -95,7 +95,7 @@ def _find_videos(folder: Path) -> list[Path]:
         raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
     return sorted(
         f
-        for f in folder.rglob("*")
+        for f in (*folder.glob("*"), *folder.glob("*/**/*"))  # ** alone would not enter links to folders
         if f.suffix.lower() in VIDEO_SUFFIXES
         and not any(part.startswith(".") for part in f.relative_to(folder).parts)
         and not f.is_dir()
