@@ -212,6 +212,21 @@ def test_the_time_limit_is_for_a_part_of_a_file_without_an_index(make_video, mon
     assert [len(window.frames) for window in windows] == [5] * 8
 
 
+def test_the_time_limit_is_for_each_look_for_an_index(make_video, monkeypatch):
+    """Two of 15 seconds, which find none, are within 20."""
+    now = [0.0]
+    monkeypatch.setattr("ila_hf.video_sources.time.monotonic", lambda: now[0])
+
+    def look(video):
+        now[0] += 15
+
+    for name in ("header_index", "packet_index"):
+        monkeypatch.setattr(SeekableVideo, name, look)
+    windows = list(sliding_windows(make_video("mpeg4.avi"), range, 0.5, limits=VideoLimits(decode_seconds=20)))
+    assert [len(window.frames) for window in windows] == [5] * 8
+    assert now == [30.0]
+
+
 def test_the_interpreter_may_end_before_the_windows(make_video):
     code = (
         "import sys\nfrom ila_hf.video_windows import sliding_windows\n"

@@ -317,14 +317,20 @@ def ways_to_frames(
     Raises:
         VideoReadError: If there are no frames.
     """
+
+    def opened() -> SeekableVideo:
+        if deadline.for_each_frame:
+            deadline.restart()
+        return SeekableVideo(file, limits, deadline)
+
     for find in (SeekableVideo.header_index, SeekableVideo.packet_index):
-        with SeekableVideo(file, limits, deadline) as video:
+        with opened() as video:
             index = find(video)
             if index is not None:
                 yield video, index
-    with SeekableVideo(file, limits, deadline) as video:
+    with opened() as video:
         index = video.decoded_index()
-    with SeekableVideo(file, limits, deadline) as video:
+    with opened() as video:
         yield video, index
 
 
