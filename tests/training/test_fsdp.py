@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from peft import get_peft_model
 from torch import nn
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAModel
 from ila_hf.outputs_ila import ILATemporalOutput
 from ila_hf.temporal_ila import ILA_TEMPORAL_MODULES
 from ila_hf.training.fsdp import flatten_scalars, unit_names, with_scalars
+from ila_hf.training.lora import lora_config
 
 
 @torch.no_grad()
@@ -27,6 +29,17 @@ def test_flat_scalars_are_saved_as_clip_has_them(tiny_model, clips, tmp_path):
     assert loaded.logit_scale.shape == ()
     assert torch.equal(loaded.logit_scale, model.logit_scale[0])
     torch.testing.assert_close(loaded.eval()(clips).logits, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+@pytest.mark.parametrize("architecture", ["paper", "released"])
+def test_a_model_with_an_adapter_has_the_units_and_scalars_of_the_model(tiny_model, architecture):
+    base = tiny_model(vision={"architecture": architecture})
+    units = unit_names(base)
+    model = get_peft_model(base, lora_config(base, rank=2))
+    assert unit_names(model) == units
+    assert flatten_scalars(model) == ["logit_scale"]
+    assert base.logit_scale.shape == (1,)
 
 
 def test_models_without_scalars_stay(tiny_model):

@@ -1,7 +1,6 @@
 """ILATrainer: what it adds to the Trainer, on clips of noise."""
 
 import copy
-import json
 import math
 import pickle
 
@@ -15,7 +14,6 @@ from ila_hf import ILAForVideoClassification
 from ila_hf.data.video_clips import IGNORED_LABEL, collate_clips
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.checkpoints import what_is_missing
-from ila_hf.training.progress import LossRecord
 
 
 @pytest.fixture
@@ -91,19 +89,6 @@ def test_losses_are_logged_in_parts(make_trainer):
         assert alignment > 0
     assert result.metrics["train_loss"] == pytest.approx(trainer.losses.total / 4)
     assert trainer.losses.total_batches == 4
-
-
-def test_loss_record_is_a_mean_over_batches_and_can_be_restored():
-    record = LossRecord()
-    for value in (1.0, 2.0, 6.0):
-        record.add({"loss": value, "classification_loss": 2 * value, "alignment_loss": 0.0})
-    restored = LossRecord()
-    restored.__dict__.update(json.loads(json.dumps(record.__dict__)))
-    for one in (record, restored):
-        assert one.take() == {"loss": 3.0, "classification_loss": 6.0, "alignment_loss": 0.0}
-        one.add({"loss": 5.0, "classification_loss": 1.0, "alignment_loss": 0.5})
-        assert one.take()["loss"] == 5.0
-        assert one.total / one.total_batches == 3.5
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -197,6 +182,17 @@ def test_the_token_is_kept_and_not_saved(make_trainer, tmp_path):
     trainer.save_model()
     assert b"hf_secret" not in (tmp_path / "run" / "training_args.bin").read_bytes()
     assert trainer.args.hub_token == "hf_secret"
+
+
+@pytest.mark.parametrize("later", [True, False])
+def test_a_token_that_is_set_later(tmp_path, later):
+    arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True)
+    if later:
+        arguments.hub_token = "hf_secret"
+    else:
+        arguments.set_push_to_hub("tester/model", token="hf_secret")
+    assert arguments.hub_token == "hf_secret"
+    assert b"hf_secret" not in pickle.dumps(arguments)
 
 
 def test_a_stream_keeps_its_passes_over_a_resume(make_trainer, tmp_path, tiny_model):

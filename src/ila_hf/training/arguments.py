@@ -198,6 +198,9 @@ class ILATrainingArguments(TrainingArguments):
         default=None, metadata={"help": "Evaluate and save the moving average of the weights, such as 0.9999."}
     )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, _Secret(value) if name == "hub_token" and value else value)
+
     def __post_init__(self) -> None:
         switch = str(getattr(self, "fsdp", None)).lower()
         if switch in ("true", "false"):
@@ -205,7 +208,6 @@ class ILATrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # clips are made from the columns when they are asked for
         if getattr(self, "ddp_find_unused_parameters", None) is None:
             self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
-        self.hub_token = _Secret(self.hub_token) if self.hub_token else None
         super().__post_init__()  # type: ignore[no-untyped-call]
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream

@@ -4,6 +4,7 @@
 import torch
 from torch import nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+from transformers.trainer_utils import unwrap_peft_model
 
 
 def unit_names(model: nn.Module) -> list[str]:
@@ -13,6 +14,7 @@ def unit_names(model: nn.Module) -> list[str]:
     """
     layers = [module for module in model.modules() if isinstance(module, CLIPEncoderLayer)]
     temporal = [getattr(layer, "temporal", None) for layer in layers]
+    temporal = [getattr(module, "original_module", module) for module in temporal]  # peft wraps what trains in full
     return sorted({type(module).__name__ for module in (*layers, *temporal) if module is not None})
 
 
@@ -21,6 +23,7 @@ def flatten_scalars(model: nn.Module) -> list[str]:
 
     FSDP2 cannot split them otherwise.
     """
+    model = unwrap_peft_model(model)
     names = [name for name, parameter in model.named_parameters(recurse=False) if parameter.ndim == 0]
     for name in names:
         scalar = getattr(model, name)

@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import torch
 from transformers import Trainer
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
 from ..data.video_clips import ClipSampler
@@ -78,7 +79,6 @@ class ILATrainer(Trainer):
             args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", ",".join(unit_names(model)))
         if args.sync_batch_norm:
             model = synchronize_batch_norm(model, args.device.type)
-        self.save_total_limit = args.save_total_limit
         self.streams_metrics = kwargs.get("compute_metrics") is None
         if self.streams_metrics:
             args.batch_eval_metrics = True
@@ -242,12 +242,15 @@ class ILATrainer(Trainer):
         """Write all of a checkpoint, then mark it as complete, then delete older ones and push."""
         folder = checkpoint_folder(self._get_output_dir(trial), self.state.global_step)
         self.schedule.keep(self.state)
-        with writing(folder, folder.parent), _limit(self.args, None):  # it would go by dates, complete or not
+        with writing(folder, folder.parent):
             if self.args.should_save:
                 unmark(folder)
-            super()._save_checkpoint(model, trial)
-            if self.args.should_save and self.average is not None:
-                self.average.save(folder)
+            with _no_limit(self.args):
+                super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                if self.average is not None:
+                    self.average.save(folder)
+                torch.save(self.args, folder / TRAINING_ARGS_NAME)  # with their limit
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 mark_complete(folder)
@@ -297,8 +300,7 @@ class ILATrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if state_dict is not None:  # of FSDP
             state_dict = with_scalars(state_dict, self.scalars)
-        with _limit(self.args, self.save_total_limit):  # which the arguments are saved with
-            super()._save(output_dir, state_dict)
+        super()._save(output_dir, state_dict)
 
     def end(self) -> None:
         """Wait for all processes, then part from them: one that just exits may abort the others."""
@@ -385,9 +387,9 @@ class ILATrainer(Trainer):
 
 
 @contextmanager
-def _limit(args: ILATrainingArguments, limit: int | None) -> Iterator[None]:
-    """Arguments with another number of checkpoints to keep inside the block."""
-    kept, args.save_total_limit = args.save_total_limit, limit
+def _no_limit(args: ILATrainingArguments) -> Iterator[None]:
+    """Have the Trainer delete no checkpoints inside the block: it would go by dates, complete or not."""
+    kept, args.save_total_limit = args.save_total_limit, None
     try:
         yield
     finally:
