@@ -37,12 +37,17 @@ SNIPPETS = [
     for i, snippet in enumerate(snippets(page))
 ]
 PUBLIC_MODULES = [
+    "analysis.flops",
+    "analysis.temporal_score",
+    "analysis.visualization",
     "conversion.convert_ila_checkpoint",
     "conversion.export_ila",
     "data.video_clips",
     "data.video_data",
     "evaluation.metrics",
     "evaluation.model_card",
+    "evaluation.published_cards",
+    "evaluation.reports",
     "evaluation.views",
     "pipeline_ila",
     "training.optimization",
@@ -122,7 +127,7 @@ def test_site_builds_and_knows_every_public_name(tmp_path, capfd):
     inventory = (tmp_path / "objects.inv").read_bytes().split(b"\n", 4)[4]  # behind four lines of text
     entries = [line.split() for line in zlib.decompress(inventory).decode().splitlines()]
     documented = {name for name, kind, *_ in entries if kind.startswith("py:")}
-    assert {f"ila_hf.{name}" for name in ila_hf.__all__} <= documented
+    assert {f"ila_hf.{name}" for name in ila_hf.__all__} - documented == {"ila_hf.__version__"}
     for module in PUBLIC_MODULES:
         assert f"ila_hf.{module}" in documented
     page = (tmp_path / "api.html").read_text()

@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from huggingface_hub import HfApi, RepoUrl
 from torch import nn
-from transformers import AutoModelForVideoClassification, TorchAoConfig
+from transformers import AutoModelForVideoClassification, PreTrainedModel, TorchAoConfig
 
 from ila_hf import ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.demo.tiny import tiny_tokenizer
@@ -149,6 +150,17 @@ def test_saving_and_loading(quantized, tmp_path):
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("float", "int8")]
     # one byte for four; the scales of the rows and the names of the parts take a little
     assert sizes[0] - sizes[1] == pytest.approx(3 * weights, rel=0.15)
+
+
+def test_what_is_pushed_can_be_loaded(tiny_model, tmp_path, monkeypatch):
+    tiny_model().save_pretrained(tmp_path / "float")
+    model = load(ILAForVideoTextClassification, tmp_path / "float", quantization_config=TorchAoConfig(WEIGHTS))
+    pushed = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **kwargs: RepoUrl(f"https://huggingface.co/{name}"))
+    monkeypatch.setattr(PreTrainedModel, "_upload_modified_files", lambda self, *args, **kwargs: pushed.append(args))
+    model.save_pretrained(tmp_path / "int8", push_to_hub=True, repo_id="tester/int8")
+    assert [args[:2] for args in pushed] == [(tmp_path / "int8", "tester/int8")]
+    check_same_weights(load(ILAForVideoTextClassification, tmp_path / "int8"), model)
 
 
 def test_numbers_of_the_guide():

@@ -9,8 +9,9 @@ from pages import ROOT, commands, make_reader_folder, run_snippet, snippets
 from test_examples import load_script
 from video_files import VIDEOS
 
-from ila_hf import ILAConfig
+from ila_hf import PRESET_NAMES, ILAConfig
 from ila_hf.analysis import clip_flops, trunk_flops
+from ila_hf.evaluation.published_cards import FIGURES
 
 
 README = PAGE.read_text()
@@ -32,10 +33,22 @@ def test_snippets_are_found_and_readme_is_short():
 def test_flops_table_is_what_the_script_prints(capsys):
     table = (ROOT / "docs/architecture.md").read_text().splitlines()
     load_script("benchmarks/count_flops.py").main()
-    for line in capsys.readouterr().out.splitlines()[2:]:
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert len(lines) == len(PRESET_NAMES) == 10
+    for line in lines:
         name, published, paper, _, token, released, _ = (cell.strip() for cell in line.strip("|").split("|"))
         row = next(row for row in table if row.startswith(f"| {name} |"))
         assert row.split(" | ")[2:] == [published, paper, token, f"{released} |"]
+
+
+def test_published_accuracies_of_the_comparison():
+    """Of the largest models: the table and the cards agree."""
+    rows = [
+        line.split(" | ") for line in (ROOT / "docs/comparison.md").read_text().splitlines() if "published" in line
+    ]
+    for row, suffix in zip(rows, ("", "-ssv2"), strict=True):
+        expected = f"{FIGURES['ila-large-patch14-336-16-frames' + suffix].top1}, ViT-L"
+        assert row[1:3] == [expected, expected]
 
 
 def test_trunk_costs_so_much_more_than_clip():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import make_model
 from torch import nn
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from ila_hf import ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.analysis.visualization import visualize_video
@@ -81,6 +82,29 @@ def test_outputs_hold_the_layers_that_have_the_thing(monkeypatch):
     assert outputs.alignment_losses == (outputs.alignment_loss,)
 
 
+class Attention(nn.Module):
+    """A layer of CLIP over the frames of each patch: of the names that transformers records."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.layer = CLIPEncoderLayer(config)
+
+    def forward(self, hidden_states, grid):
+        columns = hidden_states.transpose(1, 2).flatten(0, 1)  # (B·L, T, D)
+        columns = self.layer(columns, None).unflatten(0, (len(hidden_states), -1))
+        return ILATemporalOutput(residual=columns.transpose(1, 2))
+
+
+def test_states_and_attentions_are_those_of_the_trunk(monkeypatch, clips):
+    monkeypatch.setitem(ILA_TEMPORAL_MODULES, "attention", Attention)
+    model = make_model(ILAVisionModel, {**VISION, "temporal_module": "attention"})
+    model.set_attn_implementation("eager")
+    outputs = model(clips, output_hidden_states=True, output_attentions=True)
+    layers = model.config.num_hidden_layers
+    assert [tuple(states.shape) for states in outputs.hidden_states] == [(2, 8, 5, 64)] * (layers + 1)
+    assert [tuple(weights.shape[-2:]) for weights in outputs.attentions] == [(5, 5)] * layers
+
+
 def test_it_starts_as_it_says(tmp_path):
     """Also where a checkpoint lacks its weights, and loaded ones stay."""
     model = ILAVisionModel(tiny_config(VISION).vision_config)
@@ -91,7 +115,7 @@ def test_it_starts_as_it_says(tmp_path):
     state = {name: value for name, value in model.state_dict().items() if "layers.1.temporal" not in name}
     model.save_pretrained(tmp_path, state_dict=state)
     loaded = ILAVisionModel.from_pretrained(tmp_path).encoder.layers
-    assert [float(layer.temporal.scale[0]) for layer in loaded] == [3, 0.5, 0.5]
+    assert [layer.temporal.scale[0].item() for layer in loaded] == [3, 0.5, 0.5]
 
 
 def test_it_trains_saves_loads_and_exports(clips, tmp_path):

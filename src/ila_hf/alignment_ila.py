@@ -14,8 +14,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from transformers import initialization as init
 
 from .configuration_ila import ILAVisionConfig
+
+
+def reset_convolutions(module: nn.Module) -> None:
+    """torch's own initial weights suit convolutions of 9 to 2D·9 inputs better than one fixed spread."""
+    for child in module.modules():
+        if isinstance(child, nn.Conv2d | nn.Conv3d):
+            child.reset_parameters()
 
 
 class ILAInteraction(nn.Sequential):
@@ -27,10 +35,12 @@ class ILAInteraction(nn.Sequential):
 
     def __init__(self, config: ILAVisionConfig):
         inputs, channels = 2 * config.hidden_size, config.alignment_hidden_size
+        # CODEPATH: "dense" in the Something-Something v2 models, "separable" in those of Kinetics-400
         if config.alignment_conv == "dense":
             blocks = [*self._block(inputs, channels, 3), *self._block(channels, channels, 3)]
         else:
             blocks = [*self._block(inputs, inputs, 3, groups=inputs), *self._block(inputs, channels, 1)]
+            # CODEPATH: the released Kinetics-400 models have one more than those of the paper
             if config.architecture == "released":
                 blocks += self._block(channels, channels, 3)
         super().__init__(*blocks)
@@ -62,6 +72,11 @@ class ILAPointPrediction(nn.Module):
         # The paper leaves the order open. Its FLOPs for Kinetics-400 are met with the pooling before each convolution
         self.pool_first = config.architecture == "paper" and config.alignment_conv == "separable"
 
+    def start_in_the_centre(self) -> None:
+        """Initial weights of the last layer."""
+        for parameter in self.fc2.parameters():
+            init.zeros_(parameter)
+
     def forward(self, interaction: torch.Tensor) -> torch.Tensor:
         hidden = interaction
         for convolution, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
@@ -88,6 +103,8 @@ class ILAMask(nn.Module):
         self.jitter_decay_epoch = config.mask_jitter_decay_epoch
         self.jitter_scale = nn.Buffer(torch.ones(()))
 
+    # No hyperparameter: a state of the training
+    # trf-ignore: TRF033
     def set_epoch(self, epoch: int) -> None:
         """Set s: 1 before the decay epoch, halved at it and at every later one."""
         self.jitter_scale.fill_(0.5 ** max(0, epoch + 1 - self.jitter_decay_epoch))
@@ -160,6 +177,12 @@ class ILAAlignment(nn.Module):
         self.interaction = ILAInteraction(config)
         self.prediction = ILAPointPrediction(config)
         self.mask = ILAMask(config)
+
+    def init_weights(self) -> None:
+        """Convolutions as in torch; every point in the centre; s = 1."""
+        reset_convolutions(self)
+        self.prediction.start_in_the_centre()
+        init.ones_(self.mask.jitter_scale)
 
     def forward(self, maps: torch.Tensor, pair_with_itself: bool = False) -> ILAPairs:
         batch, _, _, height, width = maps.shape  # (B, T, D, h, w)

@@ -6,17 +6,18 @@ Letters in shapes: see modeling_ila.py.
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from .configuration_ila import MIN_GRID_SIZE, ILAVisionConfig
+from .configuration_ila import MIN_GRID_SIZE, ILATextConfig, ILAVisionConfig
 
 
 def check_clips(pixel_values: torch.Tensor | None, config: ILAVisionConfig) -> tuple[int, int]:
     """The patch grid (h, w) of clips (B, T, 3, H, W).
 
     Raises:
-        ValueError: For clips of another rank, channel count or data type, without frames, or too small to align.
+        ValueError: For clips of another rank, channel count or data type, and without frames.
     """
     if pixel_values is None:
         raise ValueError("`pixel_values` is missing: pass clips of shape (B, T, 3, H, W).")
@@ -33,14 +34,17 @@ def check_clips(pixel_values: torch.Tensor | None, config: ILAVisionConfig) -> t
             f"`pixel_values` must be floating point, got {pixel_values.dtype}: ILAVideoProcessor makes normalised "
             "clips from uint8 frames."
         )
-    grid = (shape[3] // config.patch_size, shape[4] // config.patch_size)
-    if config.aligns and min(grid) < MIN_GRID_SIZE:
-        size = MIN_GRID_SIZE * config.patch_size
+    return shape[3] // config.patch_size, shape[4] // config.patch_size
+
+
+def check_grid(grid: tuple[int, int], patch_size: int) -> None:
+    """Refuse patch grids (h, w) that the two poolings of the alignment reduce to nothing."""
+    if min(grid) < MIN_GRID_SIZE:
+        size = MIN_GRID_SIZE * patch_size
         raise ValueError(
-            f"Frames of {shape[3]}×{shape[4]} give {grid[0]}×{grid[1]} patches of {config.patch_size} pixels; the two "
-            f"poolings of the alignment need {MIN_GRID_SIZE}×{MIN_GRID_SIZE}, i.e. at least {size}×{size} pixels."
+            f"The alignment needs frames of {MIN_GRID_SIZE}×{MIN_GRID_SIZE} patches, i.e. at least {size}×{size} "
+            f"pixels, got {grid[0]}×{grid[1]} patches of {patch_size} pixels."
         )
-    return grid
 
 
 def check_pairs(num_pairs: int, grid: tuple[int, int]) -> None:
@@ -53,6 +57,38 @@ def check_texts(input_ids: torch.Tensor | None) -> None:
     """Refuse token ids (K, S) without a text."""
     if input_ids is not None and 0 in input_ids.shape:
         raise ValueError(f"`input_ids` must hold at least one text, (K, S), got shape {tuple(input_ids.shape)}.")
+
+
+def check_class_texts(texts: Any, labels: Sequence[str] | None) -> None:
+    """Refuse what is no list of texts, and names that are not one per text."""
+    if isinstance(texts, str):
+        raise ValueError(f"`texts` must be a list with one text per class, got the string {texts!r}.")
+    if len(texts) == 0:
+        raise ValueError("`texts` is empty: pass at least one class text.")
+    if labels is not None and len(labels) != len(texts):
+        raise ValueError(f"Got {len(labels)} `labels` for {len(texts)} class texts.")
+
+
+def check_text_length(texts: Sequence[str], lengths: Sequence[int], limit: int) -> None:
+    """Refuse a text that the text tower would not see all of."""
+    if max(lengths) > limit:
+        text = texts[lengths.index(max(lengths))]
+        raise ValueError(f"The class text {text!r} has {max(lengths)} tokens; the text tower takes {limit}.")
+
+
+def check_token_ids(input_ids: torch.Tensor, config: ILATextConfig) -> None:
+    """Refuse token ids (K, S) of class texts that the text tower does not take, or that do not end."""
+    shape, length = tuple(input_ids.shape), config.max_position_embeddings
+    if len(shape) != 2 or not 0 < shape[1] <= length:
+        raise ValueError(f"Token ids of class texts must be (K, S) with S up to {length}, got shape {shape}.")
+    lowest, highest = int(input_ids.min()), int(input_ids.max())
+    if lowest < 0 or highest >= config.vocab_size:
+        raise ValueError(f"Token ids must be in [0, {config.vocab_size - 1}], got values from {lowest} to {highest}.")
+    # eos_token_id 2 is the mark of OpenAI's first configs: there CLIP takes the highest id for the end of a text
+    ends = (input_ids == config.eos_token_id).any(1)
+    if config.eos_token_id != 2 and not ends.all():
+        row = int((~ends).nonzero()[0])
+        raise ValueError(f"Class text {row} has no end-of-text token (id {config.eos_token_id}).")
 
 
 def check_names(names: Sequence[str], what: str) -> None:

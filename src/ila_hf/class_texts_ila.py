@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import is_tracing
 
-from .checks_ila import check_names
+from .checks_ila import check_class_texts, check_names, check_text_length, check_token_ids
 from .configuration_ila import ILAConfig
 
 
@@ -36,22 +36,10 @@ class ILAClassTexts(nn.Module):
         """Replace the texts by token ids (K, S), each row with its end-of-text token, after checking them."""
         if self.input_ids.is_meta:
             raise ValueError("The class texts are offloaded: set them before, or without `offload_buffers`.")
-        config, shape = self.config, tuple(input_ids.shape)
-        length = config.max_position_embeddings
-        if len(shape) != 2 or not 0 < shape[1] <= length:
-            raise ValueError(f"Token ids of class texts must be (K, S) with S up to {length}, got shape {shape}.")
-        lowest, highest = int(input_ids.min()), int(input_ids.max())
-        if lowest < 0 or highest >= config.vocab_size:
-            raise ValueError(
-                f"Token ids must be in [0, {config.vocab_size - 1}], got values from {lowest} to {highest}."
-            )
-        # eos_token_id 2 is the mark of OpenAI's first configs: there CLIP takes the highest id for the end of a text
-        ends = (input_ids == config.eos_token_id).any(1)
-        if config.eos_token_id != 2 and not ends.all():
-            row = int((~ends).nonzero()[0])
-            raise ValueError(f"Class text {row} has no end-of-text token (id {config.eos_token_id}).")
+        check_token_ids(input_ids, self.config)
         # Nothing after the end of a text counts
-        input_ids = nn.functional.pad(input_ids.long(), (0, length - shape[1]))
+        padding = (0, self.config.max_position_embeddings - input_ids.shape[1])
+        input_ids = nn.functional.pad(input_ids.long(), padding)
         self.input_ids = nn.Buffer(input_ids.to(self.input_ids.device))
 
     def tokenize(self, texts: list[str], tokenizer: Any | None) -> torch.Tensor:
@@ -61,36 +49,30 @@ class ILAClassTexts(nn.Module):
                 f"Class texts such as {texts[0]!r} need `tokenizer`: pass a tokenizer or an ILAProcessor."
             )
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        inputs = tokenizer(texts, padding=True, return_tensors="pt")["input_ids"]
-        if inputs.shape[1] > self.config.max_position_embeddings:
-            lengths = [len(ids) for ids in tokenizer(texts)["input_ids"]]
-            text, length = texts[lengths.index(max(lengths))], self.config.max_position_embeddings
-            raise ValueError(f"The class text {text!r} has {max(lengths)} tokens; the text tower takes {length}.")
-        return inputs
+        inputs = tokenizer(texts, padding=True, return_tensors="pt", return_attention_mask=True)
+        check_text_length(texts, inputs["attention_mask"].sum(1).tolist(), self.config.max_position_embeddings)
+        return inputs["input_ids"]
 
 
 class ILAClassTextsMixin:
     """Of a model with class texts: setting them, and their features, which are computed once while they cannot change.
 
     What may change them is seen by identity, version, type and device of the tensors that they are made of. Writing to
-    the `.data` of a weight leaves no trace there: whoever does so calls `reset_class_features`. For peft, which merges
-    adapters that way, it is called here.
+    the `.data` of a weight leaves no trace there: whoever does so calls `reset_class_features`. peft merges adapters
+    that way; that it has wrapped a model is seen.
     """
 
     config: Any
     class_texts: ILAClassTexts
     text_model: Any
     text_projection: nn.Linear
+    peft_wraps: int
     training: bool
     # The key of the features, the features, and what they are made of
     _class_features: tuple[list[Any], torch.Tensor, list[torch.Tensor]] | None = None
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """As in every module. peft sets `peft_config` when it wraps a model; what follows may be a merge."""
-        if name == "peft_config":
-            self.reset_class_features()
-        super().__setattr__(name, value)
-
+    # No hyperparameter: what the user has the model tell apart
+    # trf-ignore: TRF033
     def set_class_texts(
         self,
         texts: Sequence[str] | Sequence[Sequence[int]] | torch.Tensor,
@@ -108,14 +90,9 @@ class ILAClassTextsMixin:
             ValueError: Without texts or tokenizer, for ids the text tower does not know, for texts too long for it,
                 for classes of the same name.
         """
-        if isinstance(texts, str):
-            raise ValueError(f"`texts` must be a list with one text per class, got the string {texts!r}.")
-        if len(texts) == 0:
-            raise ValueError("`texts` is empty: pass at least one class text.")
+        check_class_texts(texts, labels)
         if not isinstance(texts[0], str):
             texts = torch.as_tensor(texts)
-        if labels is not None and len(labels) != len(texts):
-            raise ValueError(f"Got {len(labels)} `labels` for {len(texts)} class texts.")
         if isinstance(texts, torch.Tensor):
             input_ids = texts
             if labels is None and len(texts) != self.config.num_labels:
@@ -134,6 +111,12 @@ class ILAClassTextsMixin:
     def reset_class_features(self) -> None:
         """Have the text features computed anew, after weights of the text tower were written to through `.data`."""
         self._class_features = None
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        """As in every module. Casting and moving write to `.data`."""
+        self.reset_class_features()
+        parent: Any = super()
+        return parent._apply(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Any:
         """Switch the mode; text features are computed anew after a change, whatever wrote to whatever weights."""
@@ -171,7 +154,8 @@ class ILAClassTextsMixin:
         device_type = self.class_texts().device.type
         autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
         states = [(t.is_meta or id(t), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors]
-        return [autocast, self.text_model.config._attn_implementation, states]
+        wraps = (self.peft_wraps, self.text_model.peft_wraps)
+        return [autocast, self.text_model.config._attn_implementation, wraps, states]
 
     def _encode_class_texts(self) -> torch.Tensor:
         input_ids = self.class_texts()

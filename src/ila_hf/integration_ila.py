@@ -90,6 +90,7 @@ class ILAPromptLayer(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.cross_attn = ILACrossAttention(config)
         self.norm2 = nn.LayerNorm(width, eps=eps)
+        # trf-ignore: TRF036 - two layers in a row, under the names of saved models
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), ACT2FN["quick_gelu"], nn.Linear(4 * width, width))
 
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:

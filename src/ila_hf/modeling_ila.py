@@ -39,6 +39,7 @@ from transformers import (
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
+    CLIPAttention,
     CLIPEncoderLayer,
     CLIPVisionEmbeddings,
     image_text_contrastive_loss,
@@ -63,6 +64,10 @@ from .remote_code_ila import ILARemoteCodeMixin
 from .temporal_ila import make_temporal_module
 
 
+class ILAAttention(CLIPAttention):
+    """CLIP's attention under a name of its own: a temporal module may have others, whose weights are not returned."""
+
+
 class ILAEncoderLayer(CLIPEncoderLayer):
     """An IST block: CLIP's layer, and the temporal module that feeds it.
 
@@ -72,6 +77,7 @@ class ILAEncoderLayer(CLIPEncoderLayer):
 
     def __init__(self, config: ILAVisionConfig, layer_index: int):
         super().__init__(config)
+        self.self_attn.__class__ = ILAAttention
         self.temporal = make_temporal_module(config, layer_index)
 
     def forward(
@@ -124,6 +130,14 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
     input_modalities: Any = ("video", "text")
     # Keyword arguments of `forward` go to the towers, not to the loss: Trainer must average over accumulated steps
     accepts_loss_kwargs = False
+
+    peft_wraps = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As in every module. peft sets `peft_config` when it wraps a model; what follows may be an unseen merge."""
+        if name == "peft_config":
+            self.peft_wraps += 1
+        super().__setattr__(name, value)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -240,6 +254,7 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
     # With it, the key conversion of transformers, which knows CLIP's classes by name, is not needed
     base_model_prefix = "vision_model"
     _no_split_modules = ["CLIPVisionEmbeddings", "ILAEncoderLayer"]
+    _can_record_outputs = {"hidden_states": ILAEncoderLayer, "attentions": ILAAttention}
     main_input_name = "pixel_values"
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [

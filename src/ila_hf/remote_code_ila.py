@@ -12,8 +12,6 @@ from typing import Any
 
 from torch import nn
 
-from .pipeline_ila import CUSTOM_PIPELINES
-
 
 _CLASSIFIERS = ("ILAForVideoTextClassification", "ILAForVideoClassification")
 
@@ -39,6 +37,9 @@ class ILARemoteCodeMixin:
         A class made from ours, by `fully_shard` or by you, saves the code of ours and none of its own, unless it has
         been registered: `register_for_auto_class`.
         """
+        # Imported here: models do without pipelines. By this line the file is copied
+        from .pipeline_ila import CUSTOM_PIPELINES
+
         parent: Any = super()
         code = self._saved_class()
         self.config.auto_map = self._auto_map(code)

@@ -1,13 +1,13 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What a layer learns of other frames: the contract of temporal modules, ILA's own two, and the table of all.
+"""What a layer learns from other frames: the contract of temporal modules, ILA's own two, and the table of all.
 
 A temporal module is an `nn.Module` that takes an [`ILAVisionConfig`] and has
 
     forward(hidden_states, grid) -> ILATemporalOutput
 
 for the tokens of all frames, (B, T, L, D) with the class token first, and the patch grid (h, w). The output holds what
-the layer adds to its input or appends to its tokens, and whatever else the module has: a loss, diagnostics. Nothing in
-it is needed. If the module has weights that must not start as transformers starts linear layers and norms, it sets
+the layer adds to its input or appends to its tokens, and whatever else the module has: a loss, diagnostics. All of it
+is optional. If the module has weights that must not start as transformers starts linear layers and norms, it sets
 them in
 
     init_weights()
@@ -30,8 +30,8 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .alignment_ila import ILAAlignment, ILAPairs
-from .checks_ila import check_pairs
+from .alignment_ila import ILAAlignment, ILAPairs, reset_convolutions
+from .checks_ila import check_grid, check_pairs
 from .configuration_ila import ILAVisionConfig
 from .outputs_ila import ILATemporalOutput
 
@@ -44,16 +44,7 @@ class ILAAligningModule(nn.Module):
         self.alignment = ILAAlignment(config)
         self.pair_with_itself = config.first_frame == "self"
         self.loss_type = config.alignment_loss_type
-
-    def init_weights(self) -> None:
-        """Convolutions as in torch; every point in the centre; s = 1."""
-        # torch's own initialisation suits convolutions of 9 to 2D·9 inputs better than one fixed spread
-        for child in self.modules():
-            if isinstance(child, nn.Conv2d | nn.Conv3d):
-                child.reset_parameters()
-        for parameter in self.alignment.prediction.fc2.parameters():
-            init.zeros_(parameter)
-        init.ones_(self.alignment.mask.jitter_scale)
+        self.patch_size = config.patch_size
 
     def train(self, mode: bool = True) -> "ILAAligningModule":
         """Switch the mode; a frozen module stays in evaluation: no jitter, and BatchNorm keeps its statistics."""
@@ -61,6 +52,7 @@ class ILAAligningModule(nn.Module):
 
     def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
         """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
+        check_grid(grid, self.patch_size)
         maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)
         batch, num_frames = maps.shape[:2]
         pair_with_itself = self.pair_with_itself or num_frames == 1  # a clip of one frame has no neighbours
@@ -136,8 +128,9 @@ class ILAAlignedResidual(ILAAligningModule):
         self.interaction_out = nn.Linear(width, width)
 
     def init_weights(self) -> None:
-        """As of both modules; the two projections at the end start at zero."""
-        super().init_weights()
+        """Convolutions as those of the alignment; the two projections at the end start at zero."""
+        reset_convolutions(self)
+        self.alignment.prediction.start_in_the_centre()
         for linear in (self.aligned_out, self.interaction_out):
             init.zeros_(linear.weight)
             init.zeros_(linear.bias)
@@ -171,10 +164,11 @@ class ILAAlignedResidual(ILAAligningModule):
 
 
 def _ila(config: ILAVisionConfig) -> nn.Module:
+    # CODEPATH: "released" in the models converted from the original repository, "paper" in all others
     return (ILAMutualInformation if config.architecture == "paper" else ILAAlignedResidual)(config)
 
 
-# `ILAVisionConfig.temporal_module` -> class, or function, that makes the module of a layer from the configuration
+#: Values of `ILAVisionConfig.temporal_module`, and the classes, or functions, that make the module of a layer.
 ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module]] = {"ila": _ila}
 
 
@@ -184,6 +178,7 @@ def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module
     Raises:
         ValueError: If the table has no such module.
     """
+    # CODEPATH: all layers align in the published models; in the rows of Table 7 three do, in plain CLIP none
     if config.alignment_layers is not None and layer_index not in config.alignment_layers:
         return None
     if config.temporal_module not in ILA_TEMPORAL_MODULES:

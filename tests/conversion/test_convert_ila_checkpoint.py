@@ -1,6 +1,5 @@
 """Conversion of released checkpoints, in the container that the original training loop writes."""
 
-import json
 import sys
 import types
 
@@ -13,7 +12,7 @@ from transformers import AutoModelForVideoClassification, AutoProcessor, AutoVid
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVideoProcessor
 from ila_hf.__main__ import main
-from ila_hf.conversion.convert_ila_checkpoint import convert_ila_checkpoint, load_original_state_dict, read_labels
+from ila_hf.conversion.convert_ila_checkpoint import convert_ila_checkpoint, load_original_state_dict
 from ila_hf.demo.tiny import tiny_tokenizer
 
 
@@ -202,35 +201,3 @@ def test_too_many_or_contradicting_labels(checkpoint, labels, tmp_path):
         convert_ila_checkpoint(checkpoint("k400"), tmp_path / "converted", num_labels=-3)
     with pytest.raises(ValueError, match="5 labels and num_labels=4"):
         convert_ila_checkpoint(checkpoint("ssv2"), tmp_path / "converted", labels, num_labels=4)
-
-
-def test_label_files(tmp_path, labels):
-    assert read_labels(labels) == ["a", "b, c", "d", "e", "f"]
-    (tmp_path / "labels.json").write_text(json.dumps({"1": "run", "0": "jump"}))
-    assert read_labels(tmp_path / "labels.json") == ["jump", "run"]
-    (tmp_path / "labels.txt").write_text("jump\nrun fast\n\n")
-    assert read_labels(tmp_path / "labels.txt") == ["jump", "run fast"]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.csv", "label,number\nx,1\n", r"columns id and name, got \['label', 'number'\]"),
-        ("a.csv", "id,name\n1,x\n", r"from 0 to K - 1 once, got the ids \[1\]"),
-        ("a.csv", "id,name\n", r"got the ids \[\]"),
-        ("a.txt", "\n", r"got the ids \[\]"),
-        ("a.csv", "id,name\n0,x\n0,y\n1,z\n", r"from 0 to K - 1 once, got the ids \[0, 0, 1\]"),
-        ("a.csv", "id,name\n0,x\n1,x\n", r"names of classes in .* must be different, got \['x'\]"),
-        ("a.csv", "id,name\nzero,x\n", r"a\.csv' is not a list of class names: invalid literal"),
-        ("a.json", '["x", "y"]', r"a\.json' is not a list of class names"),
-        ("a.json", '{"0": "a", "2": "b"}', r"got the ids \[0, 2\]"),
-    ],
-)
-def test_bad_label_files(tmp_path, name, text, message):
-    (tmp_path / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
-        read_labels(tmp_path / name)
-    with pytest.raises(
-        FileNotFoundError, match=r"no label file '.*missing\.csv'; for the Hub's use kinetics400 or ssv2"
-    ):
-        read_labels(tmp_path / "missing.csv")

@@ -392,12 +392,15 @@ def test_text_features_are_kept_beside_adapters_of_the_vision_tower(tiny_model, 
     assert len(calls) == 1
 
 
-def test_text_features_of_a_model_into_which_an_adapter_is_merged(tiny_model, clips):
+@pytest.mark.parametrize("part", ["", "text_model"])
+@torch.no_grad()
+def test_text_features_of_a_model_into_which_an_adapter_is_merged(tiny_model, clips, part):
     """peft merges into `.data`, and puts the layers back that it had wrapped."""
     model = tiny_model()
     before = logits(model, clips)
-    config = LoraConfig(r=4, target_modules=r"text_model\..*q_proj", init_lora_weights=False)
-    assert get_peft_model(model, config).merge_and_unload() is model
+    wrapped = getattr(model, part) if part else model
+    config = LoraConfig(r=4, target_modules=r".*layers\..*q_proj", init_lora_weights=False)
+    assert get_peft_model(wrapped, config).merge_and_unload() is wrapped
     features = model.get_text_features(model.class_texts.input_ids).pooler_output
     assert torch.equal(model.class_features(), features)
     assert (logits(model, clips) - before).abs().max() > 0.01

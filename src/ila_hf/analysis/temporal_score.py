@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..data.class_labels import read_labels
-from ..evaluation.metrics import class_accuracies
+from ..evaluation import metrics
 from ..evaluation.reports import read_confusion_matrix
 
 
 def temporal_score(
-    accuracies: Mapping[str, float], temporal: Sequence[str], static: Sequence[str]
+    class_accuracies: Mapping[str, float], temporal: Sequence[str], static: Sequence[str]
 ) -> dict[str, float]:
     """How much better a model is at classes that need time than at those that a frame gives away (Table 13).
 
@@ -21,7 +21,7 @@ def temporal_score(
     out its temporal score; the difference is our reading of it, which is why both accuracies are returned too.
 
     Args:
-        accuracies: Accuracy of each class by name, in any unit.
+        class_accuracies: Accuracy of each class by name, in any unit.
         temporal: Classes that need time. A name that repeats counts once.
         static: Classes that a single frame tells.
 
@@ -40,11 +40,11 @@ def temporal_score(
         if not names:
             raise ValueError(f"The list of {kind} classes must name at least one, got none.")
         for name in names:
-            if name not in accuracies:
-                nearest = difflib.get_close_matches(name, accuracies, n=1, cutoff=0.0)
+            if name not in class_accuracies:
+                nearest = difflib.get_close_matches(name, class_accuracies, n=1, cutoff=0.0)
                 known = f"the nearest that has is {nearest[0]!r}" if nearest else "no class has"
                 raise ValueError(f"The {kind} class {name!r} has no accuracy; {known}.")
-        means[kind] = float(np.mean([accuracies[name] for name in dict.fromkeys(names)]))
+        means[kind] = float(np.mean([class_accuracies[name] for name in dict.fromkeys(names)]))
     return {
         "temporal_accuracy": means["temporal"],
         "static_accuracy": means["static"],
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf temporal-score`."""
-    accuracies = class_accuracies(*read_confusion_matrix(arguments.confusion_matrix))
+    accuracies = metrics.class_accuracies(*read_confusion_matrix(arguments.confusion_matrix))
     scores = temporal_score(accuracies, read_labels(arguments.temporal_classes), read_labels(arguments.static_classes))
     for name, value in scores.items():
         print(f"{name}: {100 * value:.2f} %")
