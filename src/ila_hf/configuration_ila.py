@@ -74,8 +74,8 @@ class ILAVisionConfig(CLIPVisionConfig):
 
     Args:
         temporal_module (str, defaults to "ila"):
-            What a layer learns of other frames: a name of [`~temporal_ila.ILA_TEMPORAL_MODULES`]. The fields below are
-            those of "ila", `alignment_layers` aside.
+            What a layer learns from other frames: a name of [`~temporal_ila.ILA_TEMPORAL_MODULES`]. The fields below
+            are those of "ila", `alignment_layers` aside.
         architecture ("paper" or "released", defaults to "paper"):
             "paper" appends one mutual-information token per frame to the self-attention (Eq. 3 and 4). "released" is
             what the published checkpoints hold: projections of aligned maps are added to the layer's input.
@@ -115,7 +115,7 @@ class ILAVisionConfig(CLIPVisionConfig):
 
         def __init__(self, **kwargs: Any) -> None: ...
 
-    # What a layer learns of other frames
+    # What a layer learns from other frames
     temporal_module: str = "ila"
 
     # Alignment (section 3.2)

@@ -87,7 +87,7 @@ class ILAMutualInformation(ILAAligningModule):
     frame: it takes its feature as the previous frame of the first pair, or is paired with itself (`first_frame`).
 
     The interaction token is our extension, not the paper's: the interaction channels of the same pair, max-pooled over
-    the patches and projected to D. It keeps what the convolution saw of the other frame.
+    the patches and projected to D. It keeps what the convolution extracted from the pair.
     """
 
     def __init__(self, config: ILAVisionConfig):

@@ -177,8 +177,8 @@ class _Run:
             "backbone": backbone_name(self.config),
             "architecture": vision.architecture,
             "temporal_module": None if vision.alignment_layers == [] else vision.temporal_module,
-            "has_interaction_token": vision.interaction_token,
-            "is_causal": vision.first_frame == "self",
+            "has_interaction_token": vision.aligns and vision.interaction_token,
+            "is_causal": vision.aligns and vision.first_frame == "self",
             "protocol": _protocol(processor.num_clips, processor.num_crops, processor.crop_size["height"]),
             "preprocessing": _preprocessing(processor),
             "recipe": [(escape_markdown(name), escape_markdown(value)) for name, value in self.recipe.items()],
@@ -199,13 +199,11 @@ class _Run:
         vision, layers = self.config.vision_config, self.config.vision_config.alignment_layers
         prompt = self.config.prompt_num_hidden_layers
         text = f"similarity to class texts, video-specific prompt of {prompt} blocks"
+        of_alignment = ("architecture", "interaction_token", "alignment_conv", "first_frame") if vision.aligns else ()
         rows = {
             "temporal_module": vision.temporal_module,
-            "architecture": vision.architecture,
-            "interaction_token": vision.interaction_token,
-            "alignment_conv": vision.alignment_conv,
             "alignment_layers": "all" if layers is None else ", ".join(map(str, layers)) or "none",
-            "first_frame": vision.first_frame,
+            **{name: getattr(vision, name) for name in of_alignment},
             "backbone": backbone_name(self.config),
             "head": text if self.has_text else "linear",
             "parameters": f"{self.model.num_parameters():,}",
