@@ -132,7 +132,7 @@ class ILAModelTester:
 class ModelTests(common.ModelTesterMixin, mixins.fsdp_mixin.FSDPTesterMixin):
     """What every model is tested for.
 
-    All tests of FSDP are for causal language models and skip themselves; ours are in tests/test_distributed.py.
+    All tests of FSDP are for causal language models and skip themselves; tests/training/test_distributed.py has ours.
     """
 
 

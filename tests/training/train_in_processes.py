@@ -1,6 +1,6 @@
 """Train a tiny model with ILATrainer in the processes of torchrun, on given clips; see test_distributed.py.
 
-    torchrun --nproc_per_node 2 tests/train_in_processes.py OPTIONS.json
+    torchrun --nproc_per_node 2 tests/training/train_in_processes.py OPTIONS.json
 
 Writes OUTPUT_DIR/result.pt: gradients of the first step, the evaluation before and after the training, logged losses.
 """

@@ -1,4 +1,6 @@
-"""Train a tiny model under FSDP2 on two CPU processes: `torchrun --nproc_per_node 2 tests/train_with_fsdp.py FOLDER`.
+"""Train a tiny model under FSDP2 on two CPU processes; see test_distributed.py.
+
+    torchrun --nproc_per_node 2 tests/training/train_with_fsdp.py FOLDER STATE_DICT_TYPE STEPS [CHECKPOINT]
 
 Writes FOLDER/logits.pt: what the sharded model said after the training, in evaluation mode.
 """
