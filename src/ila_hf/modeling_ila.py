@@ -29,13 +29,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import (
-    CLIPModel,
-    CLIPPreTrainedModel,
-    CLIPTextModel,
-    CLIPVisionModel,
-    PreTrainedModel,
-)
+from transformers import CLIPModel, CLIPPreTrainedModel, CLIPTextModel, CLIPVisionModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import (
@@ -54,12 +48,7 @@ from .checks_ila import check_clips, check_labels, check_pairing, check_texts
 from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
 from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
-from .outputs_ila import (
-    ILAClassifierOutput,
-    ILAOutput,
-    ILATemporalOutput,
-    ILAVisionModelOutput,
-)
+from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
 from .temporal_ila import make_temporal_module
 

@@ -30,6 +30,8 @@ from .video_reading import is_video_source
 from .video_windows import VideoWindow, check_seconds, sliding_windows
 
 
+_Params = dict[str, Any]
+
 VIDEO_CLASSIFICATION = "video-classification"
 ZERO_SHOT_VIDEO_CLASSIFICATION = "zero-shot-video-classification"
 
@@ -99,9 +101,9 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         inputs: Any,
         num_workers: int,
         batch_size: int,
-        preprocess_params: dict[str, Any],
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
+        preprocess_params: _Params,
+        forward_params: _Params,
+        postprocess_params: _Params,
     ) -> Iterator[Any]:
         """Answers for the inputs, one after the other, batch by batch.
 
@@ -123,26 +125,19 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             num_workers = 0 if isinstance(inputs, _Stream) else min(num_workers, 1)  # generators cannot be sent there
         return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params)
 
-    def _for_all_videos(
-        self, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _for_all_videos(self, forward_params: _Params, postprocess_params: _Params) -> tuple[_Params, _Params]:
         """What is computed once for all videos of a call."""
         return forward_params, postprocess_params
 
     def _run(
-        self,
-        dataset: Any,
-        num_workers: int,
-        batch_size: int,
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
+        self, dataset: Any, num_workers: int, batch_size: int, forward_params: _Params, postprocess_params: _Params
     ) -> Iterator[Any]:
         loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return iter(PipelineIterator(outputs, self.postprocess, postprocess_params))
 
     def _cut(
-        self, videos: Iterable[Any], params: dict[str, Any], window: float, stride: float | None
+        self, videos: Iterable[Any], params: _Params, window: float, stride: float | None
     ) -> Iterator[tuple[int, VideoWindow]]:
         """The windows of all videos, with the number of the video."""
 
@@ -158,9 +153,9 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         self,
         windows: Iterator[tuple[int, VideoWindow]],
         batch_size: int,
-        params: dict[str, Any],
-        forward_params: dict[str, Any],
-        postprocess_params: dict[str, Any],
+        params: _Params,
+        forward_params: _Params,
+        postprocess_params: _Params,
     ) -> Iterator[list[dict[str, Any]]]:
         """The answers for the windows of each video, in a list per video."""
         places: deque[tuple[int, tuple[float, float]]] = deque()  # of the windows of the present batch
@@ -270,7 +265,7 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
 
     def _sanitize_parameters(
         self, top_k: int | None = None, function_to_apply: str | None = None, **video: Any
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    ) -> tuple[_Params, _Params, _Params]:
         top_k = _as_count("top_k", top_k)
         parameters = self._video_parameters(**video)
         postprocess = super()._sanitize_parameters(top_k=top_k, function_to_apply=function_to_apply)[2]
@@ -347,7 +342,7 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
 
     def _sanitize_parameters(
         self, candidate_labels: Any = None, hypothesis_template: str | None = None, **video: Any
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    ) -> tuple[_Params, _Params, _Params]:
         forward: dict[str, Any] = {}
         if candidate_labels is not None:
             forward["candidate_labels"] = _as_labels(candidate_labels)
@@ -357,9 +352,7 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
             forward["hypothesis_template"] = hypothesis_template
         return self._video_parameters(**video), forward, {}
 
-    def _for_all_videos(
-        self, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _for_all_videos(self, forward_params: _Params, postprocess_params: _Params) -> tuple[_Params, _Params]:
         labels = forward_params.get("candidate_labels")
         if labels is None:
             raise ValueError("`candidate_labels` is missing: pass the names of the classes.")

@@ -24,11 +24,7 @@ from transformers.image_utils import (
 from transformers.processing_utils import VideosKwargs
 from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor, BatchFeature
-from transformers.video_utils import (
-    VideoMetadata,
-    default_sample_indices_fn,
-    make_batched_metadata,
-)
+from transformers.video_utils import VideoMetadata, default_sample_indices_fn, make_batched_metadata
 
 from .configuration_ila import ILAConfig
 from .sampling import SamplingStrategy, sample_frame_indices

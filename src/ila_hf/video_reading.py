@@ -4,6 +4,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, BinaryIO
 
@@ -37,9 +38,7 @@ def is_video_source(video: Any) -> bool:
 
 
 def read_video(
-    source: Any,
-    frames: Sequence[int] | FrameSampler | None = None,
-    limits: VideoLimits | None = None,
+    source: Any, frames: Sequence[int] | FrameSampler | None = None, limits: VideoLimits | None = None
 ) -> tuple[torch.Tensor, VideoFileMetadata]:
     """Read frames of a video.
 
@@ -62,14 +61,8 @@ def read_video(
         VideoNotFoundError: A VideoReadError and FileNotFoundError, if the path does not exist.
         IndexError: If a frame is asked for that the video does not have, or none.
     """
-    if frames is None:
-        sampler: FrameSampler = _all_frames
-    elif callable(frames):
-        sampler = frames
-    else:
-        numbers = list(frames)
-        sampler = lambda metadata: numbers  # noqa: E731
-    sampler = _chosen_once(sampler)
+    numbers = None if frames is None or callable(frames) else list(frames)
+    sampler = _chosen_once(frames if callable(frames) else partial(_numbers, numbers))
     if hasattr(source, "get_frames_at"):
         return _read_decoder(source, sampler)
     limits = limits or VideoLimits()
@@ -90,8 +83,8 @@ def _chosen_once(sampler: FrameSampler) -> FrameSampler:
     return sample
 
 
-def _all_frames(metadata: VideoMetadata) -> range:
-    return range(metadata.total_num_frames)
+def _numbers(numbers: Sequence[int] | None, metadata: VideoMetadata) -> Sequence[int]:
+    return range(metadata.total_num_frames) if numbers is None else numbers
 
 
 @contextmanager

@@ -95,11 +95,7 @@ _REQUIRED = {
     "visual.transformer.resblocks.0.message_attn.prediction_block.0.weight": 4,
     "mit.positional_embedding": 3,
 }
-_REQUIRED_TEXT = {
-    "token_embedding.weight": 2,
-    "positional_embedding": 2,
-    "transformer.resblocks.0.mlp.c_fc.weight": 2,
-}
+_REQUIRED_TEXT = {"token_embedding.weight": 2, "positional_embedding": 2, "transformer.resblocks.0.mlp.c_fc.weight": 2}
 # State of ours that no released checkpoint has: s of the mask jitter starts at 1, class texts are set afterwards
 _OURS = re.compile(r"class_texts\.input_ids|.*\.mask\.jitter_scale")
 
@@ -396,9 +392,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf convert`."""
     convert_ila_checkpoint(
-        arguments.checkpoint_path,
-        arguments.output_dir,
-        arguments.labels,
-        arguments.num_labels,
-        arguments.tokenizer,
+        arguments.checkpoint_path, arguments.output_dir, arguments.labels, arguments.num_labels, arguments.tokenizer
     )

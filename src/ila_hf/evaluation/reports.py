@@ -27,11 +27,7 @@ LOSSES = {
     "alignment_loss": "training, alignment",
     "eval_loss": "evaluation",
 }
-ACCURACIES = {
-    "eval_top1": "top-1",
-    "eval_top5": "top-5",
-    "eval_mean_class_accuracy": "mean over classes",
-}
+ACCURACIES = {"eval_top1": "top-1", "eval_top5": "top-5", "eval_mean_class_accuracy": "mean over classes"}
 
 
 def _columns(matrix: np.ndarray, label_names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

@@ -7,12 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..modeling_ila import (
-    ILAForVideoClassification,
-    ILAForVideoTextClassification,
-    ILAPreTrainedModel,
-    ILAVisionModel,
-)
+from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAPreTrainedModel, ILAVisionModel
 
 
 Outputs = dict[str, torch.Tensor]
@@ -41,9 +36,7 @@ class ILAClassifierGraph(nn.Module):
     output_names = ("logits",)
 
     def __init__(
-        self,
-        model: ILAForVideoTextClassification | ILAForVideoClassification,
-        interpolate_pos_encoding: bool = False,
+        self, model: ILAForVideoTextClassification | ILAForVideoClassification, interpolate_pos_encoding: bool = False
     ):
         super().__init__()
         self.model, self.interpolate_pos_encoding = model, interpolate_pos_encoding

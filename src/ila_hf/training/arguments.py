@@ -123,10 +123,7 @@ class DataArguments:
     num_crops: int | None = field(
         default=None, metadata={"help": "Crops per clip in evaluation, 1 or 3 (the paper); default: the processor's."}
     )
-    augment: bool = field(
-        default=False,
-        metadata={"help": "Crop, flip and recolour training clips as in Table 14."},
-    )
+    augment: bool = field(default=False, metadata={"help": "Crop, flip and recolour training clips as in Table 14."})
     flip: float | None = field(
         default=None,
         metadata={"help": "Probability of mirroring a training clip; default: 0.5, 0 if a class names a side."},

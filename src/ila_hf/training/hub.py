@@ -37,11 +37,7 @@ class PushError(OSError):
 
 
 def open_repo(
-    name: str,
-    folder: str | Path,
-    token: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
+    name: str, folder: str | Path, token: str | None = None, private: bool | None = None, revision: str | None = None
 ) -> str:
     """Create a model repository if there is none, and find out whether a push will be accepted. Nothing is uploaded.
 

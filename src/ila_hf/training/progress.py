@@ -4,11 +4,11 @@
 import math
 import warnings
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ..evaluation.reports import draw_curves
@@ -105,11 +105,9 @@ class ScheduleCallback(TrainerCallback):
         self.trainer = trainer
         self.stream_epoch, self.waits = -1, False
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Go on from a checkpoint, or from nothing."""
-        kept = cast("dict[str, Any]", state.stateful_callbacks).get(self.KEPT)
+        kept = state.stateful_callbacks.get(self.KEPT)
         self.trainer.losses.reset()
         self.stream_epoch = -1
         if kept is not None:
@@ -119,11 +117,11 @@ class ScheduleCallback(TrainerCallback):
         elif self.trainer.average is not None:
             self.trainer.average = WeightAverage(self.trainer.model, self.trainer.average.decay)
 
-    def keep(self, state: TrainerState) -> None:
+    def keep(self, state: Any) -> None:
         """Before a checkpoint: put into the state what a resume needs."""
         losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
         kept = {"losses": losses, "stream_epoch": self.stream_epoch, "settings": self._settings()}
-        cast("dict[str, Any]", state.stateful_callbacks)[self.KEPT] = kept
+        state.stateful_callbacks[self.KEPT] = kept
 
     def _settings(self) -> dict[str, Any]:
         """What must not change over a resume if it is to be exact."""
@@ -140,9 +138,7 @@ class ScheduleCallback(TrainerCallback):
                     stacklevel=2,
                 )
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Set the epoch. accelerate reaches the data set of one process only, and not after a resume."""
         self.stream_epoch += 1  # a stream has no length: the passes over it are counted
         is_sized = has_length(self.trainer.train_dataset)
@@ -153,9 +149,7 @@ class ScheduleCallback(TrainerCallback):
             if set_epoch is not None:
                 set_epoch(epoch)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Average. A checkpoint on the last step of an epoch waits for its evaluation, which a resume would omit."""
         if self.trainer.average is not None:
             self.trainer.average.update(self.trainer.model)
@@ -163,9 +157,7 @@ class ScheduleCallback(TrainerCallback):
         if self.waits:
             control.should_save = False
 
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save what has waited."""
         if self.waits:
             control.should_save, self.waits = True, False
@@ -176,11 +168,9 @@ class CurvesCallback(TrainerCallback):
 
     FILE = "curves.png"
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training."""
         if state.is_world_process_zero and state.global_step > 0:
-            draw_curves(Path(cast("str", args.output_dir)) / self.FILE, state.log_history)
+            draw_curves(Path(args.output_dir) / self.FILE, state.log_history)
 
     on_train_end = on_evaluate

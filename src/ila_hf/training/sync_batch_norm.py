@@ -5,18 +5,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import distributed, nn
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        total = values.clone()
-        distributed.all_reduce(total, group=SyncBatchNorm2d.group)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _SumOverProcesses.forward(ctx, gradient)
+from torch.distributed.nn.functional import all_reduce  # gradients go through it
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -28,21 +17,25 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     # Of its own: DDP reduces gradients at the same time, in an order that may differ between the processes
     group: ClassVar[Any] = None
 
+    def _total(self, values: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = all_reduce(values, group=self.group)
+        return total
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1
         if not self.training or is_alone:
             return super().forward(input)
         values = input.float()
-        count = _SumOverProcesses.apply(values.new_full((1,), values[:, 0].numel()))
-        mean = _SumOverProcesses.apply(values.sum((0, 2, 3))) / count
+        count = self._total(values.new_full((1,), values[:, 0].numel()))
+        mean = self._total(values.sum((0, 2, 3))) / count
         centred = values - mean[:, None, None]
-        variance = _SumOverProcesses.apply(centred.square().sum((0, 2, 3))) / count
+        variance = self._total(centred.square().sum((0, 2, 3))) / count
         momentum = cast("float", self.momentum)
         cast("torch.Tensor", self.num_batches_tracked).add_(1)
         cast("torch.Tensor", self.running_mean).lerp_(mean.detach(), momentum)
         cast("torch.Tensor", self.running_var).lerp_(variance.detach() * count / (count - 1), momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return cast("torch.Tensor", centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
+        return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
 
 def synchronize_batch_norm(model: nn.Module, device_type: str) -> nn.Module:
