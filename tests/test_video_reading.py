@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from video_files import VIDEOS, encode, pictures
+from video_files import VIDEOS, encode, pictures, with_display_matrix
 
 from ila_hf import VideoLimits, VideoReadError, read_video
 from ila_hf.demo.motion_videos import write_video
@@ -64,6 +64,35 @@ def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name):
     assert metadata.rotation == {"rotated_90": 90, "rotated_180": 180, "rotated_270": 270}.get(path.stem, 0)
     for indices in ([n - 1, 0, n // 2, 0], [n // 3, min(n // 3 + 1, n - 1), n - 1]):
         assert torch.equal(read_video(path, indices)[0], expected[indices])
+
+
+@pytest.mark.parametrize(
+    ("matrix", "rotation", "mirrored"),
+    [
+        ((1, 0, 0, 1), 0, False),
+        ((-1, 0, 0, -1), 180, False),
+        ((0, -1, 1, 0), 90, False),
+        ((0, 1, -1, 0), 270, False),
+        ((-1, 0, 0, 1), 0, True),
+        ((1, 0, 0, -1), 180, True),
+        ((0, 1, 1, 0), 270, True),
+        ((0, -1, -1, 0), 90, True),
+        ((0, 0, 0, 0), 0, False),  # says nothing
+        ((1, 1, -1, 1), 0, False),  # 45°
+    ],
+)
+def test_frames_are_shown_as_the_display_matrix_says(tmp_path, matrix, rotation, mirrored):
+    stored, _ = read_video(encode(tmp_path / "stored.mp4", g="12"), [0, 7])
+    frames, metadata = read_video(with_display_matrix(tmp_path / "turned.mp4", matrix), [0, 7])
+    a, b, c, d = matrix if abs(matrix[0]) != abs(matrix[1]) else (1, 0, 0, 1)
+    q, p = torch.meshgrid(torch.arange(stored.shape[2]), torch.arange(stored.shape[3]), indexing="ij")
+    column, row = a * p + c * q, b * p + d * q
+    column, row = column - column.min(), row - row.min()
+    expected = torch.empty(2, 3, int(row.max()) + 1, int(column.max()) + 1, dtype=torch.uint8)
+    expected[:, :, row, column] = stored
+    assert torch.equal(frames, expected)
+    assert (metadata.rotation, metadata.mirrored) == (rotation, mirrored)
+    assert (metadata.height, metadata.width) == expected.shape[-2:]
 
 
 @pytest.mark.parametrize("name", VIDEOS)

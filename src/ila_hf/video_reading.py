@@ -27,9 +27,11 @@ class VideoFileMetadata(VideoMetadata):
             As in [`~transformers.video_utils.VideoMetadata`]; `duration` in seconds, width and height upright.
         rotation (int, defaults to 0): Degrees, counterclockwise, by which the stored frames were turned upright. A
             sampler sees 0 and the size as stored: the frames tell.
+        mirrored (bool, defaults to False): Whether they were then mirrored, left to right.
     """
 
     rotation: int = 0
+    mirrored: bool = False
 
 
 def is_video_source(video: Any) -> bool:
@@ -151,7 +153,7 @@ def _read_file(
                     raise
                 continue
             clip = torch.stack([frames[i] for i in indices])
-            metadata.rotation = video.rotation
+            metadata.rotation, metadata.mirrored = video.orientation
             metadata.height, metadata.width = clip.shape[-2:]
             return clip, metadata
     raise AssertionError("The last way leads to frames or to an error.")

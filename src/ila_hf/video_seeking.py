@@ -59,6 +59,34 @@ class FrameIndex(NamedTuple):
         return None if self.unit is None else (self.end - int(self.pts[0])) * self.unit
 
 
+class Orientation(NamedTuple):
+    """How stored frames become upright: turned counterclockwise, in degrees, then mirrored left to right or not."""
+
+    rotation: int = 0
+    mirrored: bool = False
+
+    @classmethod
+    def of_frame(cls, frame: Any) -> "Orientation":
+        """As the display matrix (a b u; c d v; x y w) says: column p, row q is shown at ap + cq, bp + dq.
+
+        Of other angles than multiples of 90° the nearest; frames at 45°, and with a matrix of zeros, stay as stored.
+        """
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+        if matrix is None:
+            return cls()
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+        if abs(a * d) > abs(b * c):
+            return cls(180 if d < 0 else 0, (a < 0) != (d < 0))
+        if abs(a * d) < abs(b * c):
+            return cls(90 if b < 0 else 270, (b < 0) == (c < 0))
+        return cls()
+
+    def applied_to(self, frame: torch.Tensor) -> torch.Tensor:
+        """(H, W, 3), upright."""
+        frame = torch.rot90(frame, self.rotation // 90)
+        return frame.flip(1) if self.mirrored else frame
+
+
 class MisplacedFrameError(Exception):
     """The time stamps of a file do not lead to its frames."""
 
@@ -83,7 +111,7 @@ class SeekableVideo:
         # What a file refers to is opened over no network, and "%03d" in a name means itself
         options = {"protocol_whitelist": "file" if isinstance(file, str) else "none", "pattern_type": "none"}
         self.container: Any = av.open(file, options=options, metadata_errors="replace")
-        self.rotation = 0  # of the frames that have been decoded
+        self.orientation = Orientation()  # of the frames that have been decoded
         self._reformatter = av.video.reformatter.VideoReformatter()  # of the video: it is not made anew for each frame
         try:
             self.stream = self._video_stream()
@@ -298,12 +326,11 @@ class SeekableVideo:
                 return
 
     def to_tensor(self, frame: Any) -> torch.Tensor:
-        """(3, H, W), turned upright; in the size of the stream, also where that changes on the way."""
+        """(3, H, W), upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        turns = round(frame.rotation / 90) % 4
-        self.rotation = 90 * turns
-        return torch.rot90(torch.from_numpy(rgb), turns).permute(2, 0, 1)
+        self.orientation = Orientation.of_frame(frame)
+        return self.orientation.applied_to(torch.from_numpy(rgb)).permute(2, 0, 1)
 
 
 def ways_to_frames(
