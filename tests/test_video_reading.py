@@ -271,6 +271,24 @@ def test_torchcodec_like_decoders(numbered_video):
     assert metadata.video_backend == "torchcodec"
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_layouts_and_types_of_decoders(channels_last, dtype):
+    frames = torch.randint(0, 256, (5, 3, 48, 64), dtype=torch.uint8)
+
+    class Decoder:
+        metadata = SimpleNamespace(average_fps=10.0, width=64, height=48, duration_seconds=0.5)
+
+        def __len__(self):
+            return len(frames)
+
+        def get_frames_at(self, indices):
+            data = frames[indices].permute(0, 2, 3, 1) if channels_last else frames[indices]
+            return SimpleNamespace(data=data if dtype == torch.uint8 else data / 255)
+
+    assert torch.equal(read_video(Decoder(), [4, 2])[0], frames[[4, 2]])
+
+
 def test_decoders_of_torchcodec(numbered_video):
     """What `datasets` yields for a column of videos."""
     decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
@@ -281,6 +299,8 @@ def test_decoders_of_torchcodec(numbered_video):
     frames, metadata = read_video(decoder, [11, 3])
     assert frame_numbers(frames) == [11, 3]
     assert (metadata.total_num_frames, metadata.fps) == (40, 10.0)
+    last = decoders.VideoDecoder(str(numbered_video), dimension_order="NHWC")
+    assert torch.equal(read_video(last, [11, 3])[0], frames)
 
 
 def test_frames_that_do_not_exist(numbered_video):

@@ -127,7 +127,12 @@ def _read_decoder(decoder: Any, sampler: FrameSampler) -> tuple[torch.Tensor, Vi
         video_backend="torchcodec",
         rotation=round(getattr(info, "rotation", None) or 0) % 360,
     )
-    return decoder.get_frames_at(indices=_sample(sampler, metadata)).data, metadata
+    frames = decoder.get_frames_at(indices=_sample(sampler, metadata)).data
+    if frames.shape[1] != 3:  # of the `dimension_order` "NHWC", which decoders do not tell
+        frames = frames.permute(0, 3, 1, 2)
+    if frames.is_floating_point():  # of the `output_dtype` torch.float32, in [0, 1]
+        frames = (255 * frames).round().clamp(0, 255).to(torch.uint8)
+    return frames, metadata
 
 
 def _read_file(
