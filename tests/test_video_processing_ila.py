@@ -184,9 +184,60 @@ def test_one_frame_of_grey(processor):
     assert pixels(processor, np.zeros((2, 1, 40, 50), np.uint8)).shape == (1, 2, 3, 224, 224)
 
 
+def sixteen_bits(frames):
+    return 257 * frames.astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frames: frames.astype(np.int64),
+        lambda frames: frames.astype(">i4"),
+        lambda frames: frames.astype(np.float64),
+        lambda frames: frames.astype(np.float16),
+        lambda frames: frames.astype(">f4"),
+        sixteen_bits,
+        lambda frames: sixteen_bits(frames).astype(">u2"),
+        lambda frames: torch.from_numpy(sixteen_bits(frames)),
+        lambda frames: torch.from_numpy(frames).to(torch.bfloat16),
+        lambda frames: torch.from_numpy(frames).to(torch.int32),
+        lambda frames: frames[::-1].copy()[::-1],
+        lambda frames: frames[:, ::-1, ::-1].copy()[:, ::-1, ::-1],
+        lambda frames: np.asfortranarray(frames),
+        lambda frames: np.repeat(frames, 2, axis=0)[::2],
+        lambda frames: frames.transpose(0, 3, 1, 2),
+        lambda frames: np.frombuffer(frames.tobytes(), np.uint8).reshape(frames.shape),  # read-only
+        lambda frames: list(sixteen_bits(frames)),
+    ],
+)
+def test_frames_of_every_data_type_and_layout(processor, change):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 40, 50, 3), dtype=np.uint8)
+    # Floats are not rounded after resizing: one of 255 levels, divided by the smallest standard deviation
+    torch.testing.assert_close(pixels(processor, change(frames)), pixels(processor, frames), atol=0.018, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B", "I", "F", "L", "1", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_images_of_every_mode(processor, mode):
+    grey = np.where(np.random.default_rng(0).integers(0, 2, (40, 50)) == 1, 255, 0).astype(np.uint8)
+    deep = {"I;16": np.dtype("<u2"), "I;16B": np.dtype(">u2")}.get(mode)
+    if deep is not None:
+        image = Image.frombytes(mode, (50, 40), (257 * grey.astype(np.uint16)).astype(deep).tobytes())
+    else:
+        image = Image.fromarray(grey)
+        image = (image.convert("RGB") if mode in ("CMYK", "YCbCr", "RGBA") else image).convert(mode)
+    expected = pixels(processor, [Image.fromarray(grey).convert("RGB")])
+    torch.testing.assert_close(pixels(processor, [image]), expected, atol=0.018, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("video", "arguments", "message"),
     [
+        (np.zeros((2, 40, 50, 3), bool), {}, "Video 0 is of the type bool: frames are whole numbers or floats"),
+        (torch.zeros(2, 3, 40, 50, dtype=torch.bool), {}, "Video 0 is of the type torch.bool"),
+        (np.zeros((2, 40, 50, 3), complex), {}, "Video 0 is of the type complex128"),
+        (np.full((2, 40, 50, 3), "a"), {}, "Video 0 is of the type <U1"),
+        (np.full((2, 40, 50, 3), -1), {}, "Video 0 has values from -1 to -1, of the type torch.int64"),
+        (np.full((2, 40, 50, 3), 4095, np.int16), {}, "values from 4095 to 4095.*or 0 to 65535 as uint16"),
         ([], {}, "is empty: pass at least one video"),
         (np.zeros((0, 40, 50, 3), np.uint8), {}, r"Video 0 is empty: its shape is \(0, 40, 50, 3\)"),
         (np.zeros((2, 0, 50, 3), np.uint8), {}, r"Video 0 is empty: its shape is \(2, 0, 50, 3\)"),
