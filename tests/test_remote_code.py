@@ -42,6 +42,7 @@ CODE = {
     "remote_code_ila.py",
     "sampling.py",
     "temporal_ila.py",
+    "video_images.py",
     "video_processing_ila.py",
     "video_reading.py",
     "video_seeking.py",

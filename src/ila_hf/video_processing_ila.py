@@ -28,6 +28,7 @@ from transformers.video_utils import VideoMetadata, default_sample_indices_fn, m
 
 from .configuration_ila import ILAConfig
 from .sampling import SamplingStrategy, sample_frame_indices
+from .video_images import in_eight_bits, pixels_of
 from .video_reading import FrameSampler, is_video_source, read_video
 
 
@@ -251,7 +252,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
                     raise ValueError(f"Video {i} is empty: its shape is {shape}.")
                 if input_data_format is None and not {shape[1], shape[3]} & {1, 3}:
                     raise ValueError(f"Video {i} has no channel dimension of 1 or 3: its shape is {shape}.")
-                video = _in_eight_bits(video, i)
+                video = in_eight_bits(video, f"Video {i}")
                 if (input_data_format or infer_channel_dimension_format(cast("Any", video))) == ChannelDimension.LAST:
                     video = video.permute(0, 3, 1, 2)
                 info = given[i] if given else make_batched_metadata([video], cast("Any", None))[0]
@@ -285,44 +286,11 @@ class ILAVideoProcessor(BaseVideoProcessor):
 
     @staticmethod
     def _stack(frames: Sequence[Any]) -> Any:
-        frames = [_pixels(frame) if isinstance(frame, Image.Image) else frame for frame in frames]
+        frames = [pixels_of(frame) if isinstance(frame, Image.Image) else frame for frame in frames]
         shapes = sorted({tuple(frame.shape) for frame in frames})
         if len(shapes) > 1:
             raise ValueError(f"The frames of a video must have one size, got {shapes}.")
         return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
-
-
-def _pixels(image: Image.Image) -> np.ndarray:
-    """(H, W, 3), or (H, W, 1) of the modes with more than 8 bits, which Pillow would cut off."""
-    is_deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
-    return np.asarray(image)[..., None] if is_deep else np.asarray(image.convert("RGB"))
-
-
-def _in_eight_bits(frames: np.ndarray | torch.Tensor, number: int) -> torch.Tensor:
-    """Frames of any data type with values in [0, 255], as those of uint8; floating point is taken to be so.
-
-    Raises:
-        ValueError: For whole numbers beyond, and for other data types; `number` is that of the video.
-    """
-    if isinstance(frames, np.ndarray):
-        if frames.dtype.kind not in "uif" or frames.dtype.itemsize > 8:
-            raise ValueError(f"Video {number} is of the type {frames.dtype}: frames are whole numbers or floats.")
-        # Tensors have neither another byte order nor negative strides, and warn of memory that is read-only
-        frames = np.require(frames, frames.dtype.newbyteorder("="), ["C", "W"])
-    video = torch.as_tensor(frames)
-    if video.dtype in (torch.bool, torch.complex32, torch.complex64, torch.complex128):
-        raise ValueError(f"Video {number} is of the type {video.dtype}: frames are whole numbers or floats.")
-    if video.dtype == torch.uint16:
-        return video.to(torch.float32) / 257
-    if video.dtype == torch.uint8 or video.is_floating_point():
-        return video
-    lowest, highest = int(video.to(torch.int64).min()), int(video.to(torch.int64).max())
-    if lowest < 0 or highest > 255:
-        raise ValueError(
-            f"Video {number} has values from {lowest} to {highest}, of the type {video.dtype}: whole numbers are 0 to "
-            "255, or 0 to 65535 as uint16."
-        )
-    return video.to(torch.uint8)
 
 
 def _three_crops(clip: torch.Tensor, side: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from transformers.video_utils import VideoMetadata
 
+from .video_images import ImageFrame, images_of, images_of_webp, read_images
 from .video_seeking import MisplacedFrameError, ways_to_frames
 from .video_sources import Deadline, VideoLimits, VideoReadError, open_source, source_name
 
@@ -35,8 +36,10 @@ class VideoFileMetadata(VideoMetadata):
 
 
 def is_video_source(video: Any) -> bool:
-    """Whether `video` must be read first: a path, URL, bytes, file object or torchcodec decoder, not frames."""
-    return isinstance(video, str | PathLike | bytes) or hasattr(video, "read") or hasattr(video, "get_frames_at")
+    """Whether `video` must be read first: a source of [`read_video`], not frames."""
+    is_list_of_images = isinstance(video, list | tuple) and images_of(video) is not None
+    is_file = isinstance(video, str | PathLike | bytes | dict) or hasattr(video, "read")
+    return is_file or hasattr(video, "get_frames_at") or is_list_of_images
 
 
 def read_video(
@@ -49,7 +52,9 @@ def read_video(
     scaled where the file says that they are not square.
 
     Args:
-        source: Path, http(s) URL, bytes, binary file object (read from its start), or a torchcodec `VideoDecoder`.
+        source: Path, http(s) URL, file of the Hub (hf://), bytes, binary file object (read from its start), a dict of
+            `path` or `bytes` (a row of `datasets.Video(decode=False)`), or a torchcodec `VideoDecoder`. The frames of
+            a folder of images, and of a list of paths to images, are one video.
         frames: Numbers of the frames wanted, in any order, repeated or not; or a function that takes the metadata and
             returns them, which may be called again where a file turns out to hold fewer frames than it states.
             Default: all frames.
@@ -69,8 +74,15 @@ def read_video(
         return _read_decoder(source, sampler)
     limits = limits or VideoLimits()
     deadline = Deadline(limits.decode_seconds)
-    with named_errors(source), open_source(source, limits, deadline) as file:
-        return _read_file(file, sampler, limits, deadline)
+    with named_errors(source):
+        images = images_of(source)
+        if images is not None:
+            return _read_images(images, sampler, limits, deadline)
+        with open_source(source, limits, deadline) as file:
+            images = images_of_webp(file)
+            if images is not None:
+                return _read_images(images, sampler, limits, deadline)
+            return _read_file(file, sampler, limits, deadline)
 
 
 def _chosen_once(sampler: FrameSampler) -> FrameSampler:
@@ -133,6 +145,15 @@ def _read_decoder(decoder: Any, sampler: FrameSampler) -> tuple[torch.Tensor, Vi
     if frames.is_floating_point():  # of the `output_dtype` torch.float32, in [0, 1]
         frames = (255 * frames).round().clamp(0, 255).to(torch.uint8)
     return frames, metadata
+
+
+def _read_images(
+    images: Sequence[ImageFrame], sampler: FrameSampler, limits: VideoLimits, deadline: Deadline
+) -> tuple[torch.Tensor, VideoFileMetadata]:
+    metadata = VideoFileMetadata(total_num_frames=len(images), video_backend="pillow")
+    clip = read_images(images, _sample(sampler, metadata), limits, deadline)
+    metadata.height, metadata.width = clip.shape[-2:]
+    return clip, metadata
 
 
 def _read_file(

@@ -126,11 +126,13 @@ class SeekableVideo:
             context.options = {"max_pixels": str(limits.max_pixels)}  # frames may grow in mid-stream
 
     def _video_stream(self) -> Any:
+        from av.stream import Disposition
+
         try:
             stream: Any = self.container.streams.best("video")
         except IndexError:
             stream = None
-        if stream is None:
+        if stream is None or stream.disposition & Disposition.attached_pic:  # the cover of a record
             raise VideoReadError("it has no video stream")
         if stream.codec_context is None:
             raise VideoReadError("its codec is unknown")

@@ -1,13 +1,15 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Where a video comes from, and what reading it may cost: paths, bytes, file objects and http(s) URLs."""
+"""Where a video comes from, and what reading it may cost: paths, bytes, file objects, http(s) URLs and the Hub."""
 
 import http.client
 import os
 import queue
 import re
+import string
 import tempfile
 import threading
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,14 +18,29 @@ from io import BytesIO
 from os import PathLike
 from typing import Any, BinaryIO
 
+from huggingface_hub import HfFileSystem
 
-VideoSource = str | PathLike[str] | bytes | BinaryIO
+
+# A dict has the path or the bytes, as rows of `datasets.Video(decode=False)`
+VideoSource = str | PathLike[str] | bytes | BinaryIO | dict[str, Any]
 
 URL_TIMEOUT = 30.0  # seconds without an answer
 _CHUNK = 1 << 16  # bytes of a download at a time
 _HEAD = 64  # bytes that tell what a file is
-# Files that make FFmpeg open other files and addresses: HLS, ffconcat, DASH and IMF, SDP
-_PLAYLIST = re.compile(rb"(\xef\xbb\xbf)?\s*(#EXTM3U|ffconcat|<|v=0|\[playlist\])", re.IGNORECASE)
+# Beginnings of files that are no videos, and what they are. Playlists (HLS, ffconcat, DASH and IMF, SDP) would make
+# FFmpeg open other files and addresses
+_NO_VIDEOS = [
+    (re.compile(rb"(?:\xef\xbb\xbf)?\s*" + start, re.IGNORECASE), kind)
+    for start, kind in (
+        (rb"<(!doctype html|html|head|body|script)", "an HTML page: the address shows a page, not the file itself"),
+        (rb"<", "XML: a playlist, which names other files, or the error of a server"),
+        (rb"(#EXTM3U|ffconcat|v=0|\[playlist\])", "a playlist, which names other files"),
+        (rb"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file itself"),
+        (rb"[{\[]\s*[\"{\[]", "JSON"),
+        (rb"%PDF-", "a PDF"),
+        (rb"(PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!)", "an archive: unpack it"),
+    )
+]
 
 
 class VideoReadError(ValueError):
@@ -84,20 +101,30 @@ def is_url(source: Any) -> bool:
 
 def source_name(source: Any) -> str:
     """How messages call a source."""
+    if isinstance(source, dict):
+        source = source.get("path") or source.get("bytes")
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     return str(source) if isinstance(source, str | PathLike) else str(getattr(source, "name", source))
 
 
 @contextmanager
-def open_source(source: VideoSource, limits: VideoLimits, deadline: Deadline) -> Iterator[str | BinaryIO]:
+def open_source(source: Any, limits: VideoLimits, deadline: Deadline) -> Iterator[str | BinaryIO]:
     """A path or a seekable file object that decoders can open more than once.
 
     Raises:
-        VideoReadError: For what is no file, for playlists, which name other files, and for URLs that cannot be
-            loaded, that are not http(s) or lead elsewhere, or whose files are too large.
+        VideoReadError: For what is no file, for files that are something else than a video, and for URLs that cannot
+            be loaded, that are not http(s) or lead elsewhere, or whose files are too large.
     """
-    if is_url(source):
+    if isinstance(source, dict):
+        source = source.get("path") if source.get("bytes") is None else source["bytes"]
+    if source is None:
+        raise VideoReadError("there is neither a path nor bytes")
+    if is_url(source) and str(source).startswith("hf://"):
+        with HfFileSystem().open(str(source)) as remote:
+            _check_head(remote)
+            yield remote
+    elif is_url(source):
         with tempfile.TemporaryFile() as download:
             _download(str(source), download, limits, deadline)
             _check_head(download)
@@ -127,8 +154,19 @@ def _check_head(file: BinaryIO) -> None:
     file.seek(0)
     if not isinstance(head, bytes):
         raise VideoReadError("it is opened as text; open it in binary mode")
-    if _PLAYLIST.match(head):
-        raise VideoReadError("it is a playlist, which names other files, not a video")
+    if not head:
+        raise VideoReadError("it is empty")
+    for start, kind in _NO_VIDEOS:
+        if start.match(head):
+            raise VideoReadError(f"it is no video but {kind}")
+
+
+def _encoded(url: str) -> str:
+    """The address with what is not ASCII, and spaces, as percent signs, and the name of the host as IDNA has it."""
+    parts = urllib.parse.urlsplit(url)
+    host = parts.netloc.encode("idna").decode() if not parts.netloc.isascii() else parts.netloc
+    path, query = (urllib.parse.quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline) -> None:
@@ -150,7 +188,8 @@ def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline)
     ):
         opener.add_handler(handler())
     try:
-        with _within(deadline, lambda: opener.open(url, timeout=URL_TIMEOUT)) as response:
+        address = _encoded(url)
+        with _within(deadline, lambda: opener.open(address, timeout=URL_TIMEOUT)) as response:
             if int(response.headers.get("Content-Length") or 0) > limit:
                 raise VideoReadError(too_large)
             size = 0

@@ -126,7 +126,7 @@ def test_bytes_are_called_by_their_path(broken, processor):
     row = {"video": {"path": "shard/0001.mp4", "bytes": broken.read_bytes()}, "label": 0}
     with (
         pytest.warns(UserWarning, match="shard"),
-        pytest.raises(VideoReadError, match=r"^shard/0001\.mp4: Cannot read the video"),
+        pytest.raises(VideoReadError, match=r"^Cannot read the video 'shard/0001\.mp4'"),
     ):
         reader(row)
     assert list(reader.unreadable.read()) == ["shard/0001.mp4"]
@@ -137,7 +137,7 @@ def test_bytes_are_called_by_their_path(broken, processor):
 @pytest.mark.parametrize("video", [None, {"path": None, "bytes": None}])
 def test_rows_without_a_video(processor, numbered_video, video):
     reader = ClipReader(processor, train=True)
-    with pytest.warns(UserWarning, match="There is no video: neither a path nor bytes"):
+    with pytest.warns(UserWarning, match="there is neither a path nor bytes"):
         assert reader({"video": video, "label": 0}) is None
 
 

@@ -8,7 +8,6 @@ from typing import Any, Literal, cast
 
 import torch
 from datasets import Dataset, IterableDataset
-from huggingface_hub import HfFileSystem
 
 from ..sampling import sample_frame_indices, seeded
 from ..video_processing_ila import ILAVideoProcessor
@@ -86,9 +85,9 @@ class ClipReader:
         processor = self.processor
         sampler = partial(_draw, processor) if self.train else processor.sample_frames
         try:
-            frames, _ = read_video(_open(video), sampler, self.limits)
+            frames, _ = read_video(video, sampler, self.limits)
         except VideoReadError as error:
-            if isinstance(video, dict):  # bytes have no name
+            if isinstance(video, dict) and not video.get("path"):  # bytes have no name
                 raise type(error)(f"{video_name(video)}: {error}") from error
             raise
         if not self.train:
@@ -110,20 +109,6 @@ def video_name(video: Any) -> str:
     if isinstance(content, bytes):
         return f"<{len(content)} bytes, SHA-1 {hashlib.sha1(content).hexdigest()}>"
     return source_name(content)
-
-
-def _open(video: Any) -> Any:
-    """What [`read_video`] takes: a row may hold a dict of path and bytes, or a path on the Hub."""
-    if isinstance(video, dict):
-        video = video.get("path") if video.get("bytes") is None else video["bytes"]
-    if video is None:
-        raise VideoReadError("There is no video: neither a path nor bytes.")
-    if isinstance(video, str) and video.startswith("hf://"):
-        try:
-            return HfFileSystem().open(video)
-        except OSError as error:
-            raise VideoReadError(f"Cannot read the video {video!r}: {error}") from error
-    return video
 
 
 def _draw(processor: ILAVideoProcessor, metadata: Any) -> list[int]:

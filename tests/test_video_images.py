@@ -1,0 +1,104 @@
+"""Videos whose frames are images: folders, lists of files, animated WebP."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from video_files import pictures
+
+from ila_hf import ILAVideoProcessor, VideoLimits, VideoReadError, read_video
+from ila_hf.video_sources import VideoNotFoundError
+
+
+FRAMES = torch.from_numpy(pictures(12)).permute(0, 3, 1, 2)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Twelve frames, whose names sort otherwise as texts, and what is no frame."""
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for i, picture in enumerate(pictures(12)):
+        Image.fromarray(picture).save(folder / f"img_{i}.png")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("twelve frames")
+    return folder
+
+
+def test_a_folder_of_images_is_a_video(folder):
+    for source in (folder, str(folder)):
+        frames, metadata = read_video(source)
+        assert torch.equal(frames, FRAMES)
+        assert (metadata.total_num_frames, metadata.fps, metadata.video_backend) == (12, None, "pillow")
+        assert (metadata.height, metadata.width) == (48, 64)
+    assert torch.equal(read_video(folder, [11, 3, 3])[0], FRAMES[[11, 3, 3]])
+
+
+def test_a_list_of_images_is_a_video_in_its_order(folder):
+    files = [folder / f"img_{i}.png" for i in (3, 0, 11)]
+    for source in (files, tuple(map(str, files))):
+        assert torch.equal(read_video(source)[0], FRAMES[[3, 0, 11]])
+
+
+def test_the_processor_takes_folders_and_lists(folder):
+    processor = ILAVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    expected = processor(FRAMES, do_sample_frames=True, return_tensors="pt").pixel_values
+    files = [str(folder / f"img_{i}.png") for i in range(12)]
+    for videos, count in ((folder, 1), (files, 1), ([files], 1), ([files, files], 2), ([folder, files], 2)):
+        pixel_values = processor(videos, return_tensors="pt").pixel_values
+        assert torch.equal(pixel_values, expected.repeat(count, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif", ".TIFF", ".png"])
+def test_image_formats(tmp_path, suffix):
+    Image.fromarray(pictures(1)[0]).save(tmp_path / f"1{suffix}")
+    assert torch.equal(read_video([tmp_path / f"1{suffix}"])[0], FRAMES[:1])
+
+
+def test_images_of_sixteen_bits(tmp_path):
+    grey = pictures(1)[0, :, :, 0]
+    Image.fromarray(257 * grey.astype(np.uint16)).save(tmp_path / "1.png")
+    assert torch.equal(read_video([tmp_path / "1.png"])[0], torch.from_numpy(grey).expand(1, 3, -1, -1))
+
+
+def test_images_are_turned_as_their_exif_says(tmp_path):
+    image = Image.fromarray(pictures(1)[0])
+    exif = image.getexif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    image.save(tmp_path / "1.png", exif=exif)
+    assert torch.equal(read_video([tmp_path / "1.png"])[0], FRAMES[:1].rot90(-1, (2, 3)))
+
+
+def test_animated_webp(tmp_path):
+    images = [Image.fromarray(picture) for picture in pictures(12)]
+    path = tmp_path / "clip.webp"
+    images[0].save(path, save_all=True, append_images=images[1:], lossless=True, duration=100)
+    for source in (path, path.read_bytes(), path.open("rb")):
+        frames, metadata = read_video(source, [11, 3])
+        assert torch.equal(frames, FRAMES[[11, 3]])
+        assert metadata.total_num_frames == 12
+    images[0].save(path, lossless=True)
+    assert torch.equal(read_video(path)[0], FRAMES[:1])
+
+
+def test_images_that_cannot_be_read(folder, tmp_path):
+    (folder / "img_5.png").write_bytes((folder / "img_5.png").read_bytes()[:60])
+    with pytest.raises(
+        VideoReadError, match=r"Cannot read the video '.*clip': '.*img_5\.png' cannot be read as an image"
+    ):
+        read_video(folder)
+    (folder / "img_5.png").write_bytes(b"<html>")
+    with pytest.raises(VideoReadError, match=r"img_5\.png': it is no video but an HTML page"):
+        read_video(folder)
+    (folder / "img_5.png").unlink()
+    with pytest.raises(VideoNotFoundError, match=r"img_5\.png': there is no such file"):
+        read_video([folder / "img_5.png"])
+    Image.new("RGB", (8, 9)).save(folder / "img_5.png")
+    with pytest.raises(VideoReadError, match=r"several sizes \(height, width\): \[\(9, 8\), \(48, 64\)\]"):
+        read_video(folder)
+    with pytest.raises(VideoReadError, match="frames of 64 × 48 pixels exceed `max_pixels` of 99"):
+        read_video(folder, [0], VideoLimits(max_pixels=99))
+    with pytest.raises(VideoReadError, match="longer than `decode_seconds`"):
+        read_video(folder, [0], VideoLimits(decode_seconds=1e-9))
+    with pytest.raises(IndexError, match="has 12 frames; there are no frames"):
+        read_video(folder, [12])
