@@ -14,7 +14,7 @@ import pytest
 import torch
 from av.stream import Disposition
 from PIL import Image
-from video_files import VIDEOS, add_audio, encode, pictures, with_display_matrix
+from video_files import VIDEOS, add_audio, encode, pal, pictures, with_display_matrix
 
 from ila_hf import VideoLimits, VideoReadError, read_video
 from ila_hf.demo.motion_videos import write_video
@@ -104,6 +104,13 @@ def test_time_of_a_file(video_of, name):
     duration = seconds.get(video_of(name).stem, 4.0)
     assert metadata.duration == pytest.approx(duration, abs=0.55)
     assert metadata.fps == pytest.approx(metadata.total_num_frames / metadata.duration)
+
+
+def test_time_of_a_tape(tmp_path):
+    """FFmpeg states 60000 frames a second for raw DV."""
+    path = encode(tmp_path / "tape.dv", "dvvideo", frames=pictures(5, 576, 720), setup=pal)
+    _, metadata = read_video(path, [0])
+    assert (metadata.total_num_frames, metadata.fps, metadata.duration) == (5, 25.0, 0.2)
 
 
 def test_runs_of_frames():
@@ -455,6 +462,21 @@ def test_limits_of_size_and_time(numbered_video, video_of):
     with pytest.raises(ValueError, match="`decode_seconds` must be positive, or None for no limit, got 0"):
         VideoLimits(decode_seconds=0)
     read_video(numbered_video, [0], limits=VideoLimits(None, None, None))
+
+
+@pytest.mark.parametrize("name", ["bare.h264", "bare.mjpeg", "h264.mkv", "mpeg2.mpg"])
+def test_files_in_which_no_frame_comes(tmp_path, video_of, monkeypatch, name):
+    """A parser would collect the zeros of such a file in memory, all of them."""
+    path = tmp_path / name
+    path.write_bytes(video_of(name).read_bytes()[:-600])
+    os.truncate(path, 1 << 30)
+    monkeypatch.setattr("ila_hf.video_seeking._MAX_GAP", 1 << 22)
+    for source in (path, path.open("rb")):
+        with pytest.raises(VideoReadError, match=r"no frame comes in 4\d{6} bytes of it"):
+            read_video(source)
+    monkeypatch.setattr("ila_hf.video_seeking._MAX_GAP", 1 << 40)
+    with pytest.raises(VideoReadError, match=r"it takes longer than `decode_seconds` of 0\.2"):
+        read_video(path, limits=VideoLimits(decode_seconds=0.2))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

@@ -125,6 +125,11 @@ def interlaced(stream):
     stream.codec_context.flags |= 1 << 18 | 1 << 29  # interlaced coding and motion
 
 
+def pal(stream):
+    stream.codec_context.framerate = 25
+    stream.codec_context.time_base = Fraction(1, 25)
+
+
 def full_range(stream):
     stream.codec_context.color_range = 2
 

@@ -26,6 +26,8 @@ from .video_sources import Deadline, VideoLimits, VideoReadError
 _SEEK_COST = 4
 # Decoders that skip a frame to which no other refers when told so for its packet; those of AV1 and VP9 do not listen
 _SKIPPING = ("h264", "hevc", "mpeg4", "mpeg2video")
+# Bytes from one packet to the next: more than a frame of 8K in 16 bits has
+_MAX_GAP = 1 << 28
 # Containers that are sought in; in others, such as a stream without a container, that may lead into a frame
 _CONTAINERS = {"mp4", "matroska", "mpegts", "mpeg", "avi", "flv", "asf", "ogg", "mxf", "nut"}
 
@@ -87,6 +89,40 @@ class Orientation(NamedTuple):
         return frame.flip(1) if self.mirrored else frame
 
 
+class WatchedFile:
+    """A file as FFmpeg sees it. Without an end, it would be read on where no packet comes: in a file full of zeros.
+
+    Raises:
+        VideoReadError: In `read`, when the time is over, or after too many bytes without a packet.
+    """
+
+    def __init__(self, file: str | BinaryIO, deadline: Deadline):
+        self._is_ours = isinstance(file, str)
+        self._file: BinaryIO = open(file, "rb") if isinstance(file, str) else file  # noqa: SIM115
+        self._file.seek(0)
+        self._deadline, self._bytes = deadline, 0
+        self.name = file if isinstance(file, str) else getattr(file, "name", "")  # FFmpeg looks at the suffix
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        self._deadline.check()
+        if self._bytes > _MAX_GAP:
+            raise VideoReadError(f"no frame comes in {self._bytes} bytes of it")
+        content = self._file.read(size)
+        self._bytes += len(content)
+        return content
+
+    def packet_came(self) -> None:
+        """Count anew."""
+        self._bytes = 0
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._is_ours:
+            self._file.close()
+
+
 class MisplacedFrameError(Exception):
     """The time stamps of a file do not lead to its frames."""
 
@@ -106,17 +142,20 @@ class SeekableVideo:
         self.damage = (av.FFmpegError, IndexError)
         self.end = av.EOFError
         self.limits, self.deadline = limits, deadline
-        if not isinstance(file, str):
-            file.seek(0)
-        # What a file refers to is opened over no network, and "%03d" in a name means itself
-        options = {"protocol_whitelist": "file" if isinstance(file, str) else "none", "pattern_type": "none"}
-        self.container: Any = av.open(file, options=options, metadata_errors="replace")
+        self.file = WatchedFile(file, deadline)
+        # What a file refers to is not opened, and "%03d" in a name means itself
+        options = {"protocol_whitelist": "none", "pattern_type": "none"}
+        try:
+            self.container: Any = av.open(self.file, options=options, metadata_errors="replace")
+        except BaseException:
+            self.file.close()
+            raise
         self.orientation = Orientation()  # of the frames that have been decoded
         self._reformatter = av.video.reformatter.VideoReformatter()  # of the video: it is not made anew for each frame
         try:
             self.stream = self._video_stream()
         except VideoReadError:
-            self.container.close()
+            self.__exit__()
             raise
         context = self.stream.codec_context
         self.codec: str = context.codec.canonical_name
@@ -144,6 +183,14 @@ class SeekableVideo:
 
     def __exit__(self, *exception: Any) -> None:
         self.container.close()
+        self.file.close()
+
+    def _demux(self) -> Iterator[Any]:
+        """The packets of the stream, in the time there is."""
+        for packet in self.container.demux(self.stream):
+            self.file.packet_came()
+            self.deadline.check()
+            yield packet
 
     def header_index(self) -> FrameIndex | None:
         """The frames as the header lists them; None if it does not list all, or not at a constant distance."""
@@ -171,8 +218,7 @@ class SeekableVideo:
         pts, keys, end, in_order = array("q"), [], 0, True
         highest = -math.inf
         try:
-            for packet in self.container.demux(self.stream):
-                self.deadline.check()
+            for packet in self._demux():
                 if packet.size == 0 or self._is_hidden(packet):
                     continue
                 if packet.pts is None:
@@ -274,7 +320,6 @@ class SeekableVideo:
         """
         stamps = []
         for packet in self._packets_from(index, keys, key):
-            self.deadline.check()
             if packet.size == 0 or (packet.dts is not None and packet.dts > index.pts[last]):
                 break
             stamps.append(packet.pts)
@@ -292,7 +337,7 @@ class SeekableVideo:
         while True:
             number = keys[max(position - back, 0)]
             self.container.seek(int(index.pts[number]), stream=self.stream)
-            packets = self.container.demux(self.stream)
+            packets = self._demux()
             first = next((packet for packet in packets if packet.is_keyframe and packet.size), None)
             if first is not None and first.pts is not None and first.pts <= index.pts[key]:
                 break
@@ -307,9 +352,8 @@ class SeekableVideo:
 
     def decode_in_order(self) -> Iterator[Any]:
         """All frames, decoded from the start; packets that cannot be decoded are passed over."""
-        packets = self.container.demux(self.stream)
+        packets = self._demux()
         while True:
-            self.deadline.check()
             try:
                 packet = next(packets, None)
             except self.damage:  # a damaged file ends where it cannot be read on
