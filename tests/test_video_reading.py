@@ -83,8 +83,9 @@ def test_frame_i_is_what_decoding_from_the_start_gives(video_of, name):
     ],
 )
 def test_frames_are_shown_as_the_display_matrix_says(tmp_path, matrix, rotation, mirrored):
-    stored, _ = read_video(encode(tmp_path / "stored.mp4", g="12"), [0, 7])
-    frames, metadata = read_video(with_display_matrix(tmp_path / "turned.mp4", matrix), [0, 7])
+    source = encode(tmp_path / "stored.mp4", g="12")
+    stored, _ = read_video(source, [0, 7])
+    frames, metadata = read_video(with_display_matrix(source, tmp_path / "turned.mp4", matrix), [0, 7])
     a, b, c, d = matrix if abs(matrix[0]) != abs(matrix[1]) else (1, 0, 0, 1)
     q, p = torch.meshgrid(torch.arange(stored.shape[2]), torch.arange(stored.shape[3]), indexing="ij")
     column, row = a * p + c * q, b * p + d * q

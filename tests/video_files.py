@@ -107,10 +107,10 @@ def rotated(degrees):
     return make
 
 
-def with_display_matrix(path, matrix):
-    """Where the file says that the pixel in column p and row q is shown in column ap + cq and row bp + dq."""
+def with_display_matrix(source, path, matrix):
+    """A copy in which the file says that the pixel in column p and row q is shown in column ap + cq and row bp + dq."""
     a, b, c, d = matrix
-    content = bytearray(encode(path, g="12").read_bytes())
+    content = bytearray(source.read_bytes())
     place = content.index(b"tkhd") + 44  # ISO 14496-12, 8.3.2
     content[place : place + 36] = struct.pack(">9i", a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
     path.write_bytes(content)
