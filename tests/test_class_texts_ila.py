@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import CLIPTextModel
 
 from ila_hf import ILAForVideoTextClassification
 from ila_hf.demo.motion_videos import MOTIONS
@@ -110,6 +111,12 @@ class TestTextFeatures:
         model.text_projection.weight.data.mul_(-1)
         model.reset_class_features()
         self.check(model, clips, 2)
+
+    def test_a_text_tower_of_clip(self, model, clips):
+        model.text_model = CLIPTextModel(model.config.text_config).eval()
+        model.text_model.register_forward_hook(lambda module, args, output: setattr(model, "calls", model.calls + 1))
+        self.check(model, clips, 1)
+        self.check(model, clips, 1)
 
     def test_a_look_at_stored_features_runs_nothing(self, model, clips):
         """No kernel, hence no wait for the device, whatever the number of weights."""

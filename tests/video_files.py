@@ -108,7 +108,7 @@ def rotated(degrees):
 
 
 def with_display_matrix(source, path, matrix):
-    """A copy in which the file says that the pixel in column p and row q is shown in column ap + cq and row bp + dq."""
+    """A copy that says that the pixel in column p and row q is shown in column ap + cq and row bp + dq."""
     a, b, c, d = matrix
     content = bytearray(source.read_bytes())
     place = content.index(b"tkhd") + 44  # ISO 14496-12, 8.3.2

@@ -59,7 +59,7 @@ class ILAClassTextsMixin:
 
     What may change them is seen by identity, version, type and device of the tensors that they are made of. Writing to
     the `.data` of a weight leaves no trace there: whoever does so calls `reset_class_features`. peft merges adapters
-    that way; that it has wrapped a model is seen.
+    that way; that it has wrapped the model, or its text tower as a whole, is seen. So is casting the whole model.
     """
 
     config: Any
@@ -154,7 +154,7 @@ class ILAClassTextsMixin:
         device_type = self.class_texts().device.type
         autocast = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type)
         states = [(t.is_meta or id(t), t.dtype, t.device, not t.is_inference() and t._version) for t in tensors]
-        wraps = (self.peft_wraps, self.text_model.peft_wraps)
+        wraps = (self.peft_wraps, getattr(self.text_model, "peft_wraps", 0))  # a text tower may be CLIP's own
         return [autocast, self.text_model.config._attn_implementation, wraps, states]
 
     def _encode_class_texts(self) -> torch.Tensor:

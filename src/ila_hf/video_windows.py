@@ -101,8 +101,8 @@ def sliding_windows(
         sampler: Takes the number of frames of a window and returns numbers from 0 on, in any order.
         window_seconds: Length of a window.
         stride_seconds: From the start of a window to that of the next. Default: `window_seconds`.
-        limits: What opening the file, and reading each window, may cost. Default: those of [`VideoLimits`]. Where
-            the file must be decoded in full, `decode_seconds` is the time to the next frame.
+        limits: What each look for an index of the file, and reading each window, may cost. Default: those of
+            [`VideoLimits`]. Where the file must be decoded in full, `decode_seconds` is the time to the next frame.
 
     Raises:
         VideoReadError: If the source cannot be read, or has no time stamps.

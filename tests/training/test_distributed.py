@@ -57,11 +57,16 @@ def in_one_process(folder, **options):
         pytest.param(
             {"vision": {"architecture": "released"}, "freeze": [], "freeze_batch_norm": True}, id="without BatchNorm"
         ),
+        pytest.param(
+            {"vision": {}, "freeze": [], "freeze_batch_norm": True, "torch_compile_backend": "eager"}, id="compiled"
+        ),
     ],
 )
 def test_two_processes_are_one_of_twice_the_batch(tmp_path, options):
-    synchronise = options.pop("sync_batch_norm", False)
-    args = {"per_device_train_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, "sync_batch_norm": synchronise}
+    names = {"sync_batch_norm", "torch_compile_backend"} & options.keys()
+    given = {name: options[name] for name in names}
+    options = {name: value for name, value in options.items() if name not in names}
+    args = {"per_device_train_batch_size": 4, "max_steps": 3, "learning_rate": 1e-3, **given}
     options = {**options, "train_clips": 19, "args": args}  # 16 are seen in an epoch of two processes
     two, one = in_two_processes(tmp_path, **options), in_one_process(tmp_path, **options)
     assert two["gradients"].keys() == one["gradients"].keys()

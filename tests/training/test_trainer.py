@@ -191,8 +191,9 @@ def test_a_token_that_is_set_later(tmp_path, later):
         arguments.hub_token = "hf_secret"
     else:
         arguments.set_push_to_hub("tester/model", token="hf_secret")
-    assert arguments.hub_token == "hf_secret"
+    assert arguments.hub_token == copy.copy(arguments.hub_token) == copy.deepcopy(arguments).hub_token == "hf_secret"
     assert b"hf_secret" not in pickle.dumps(arguments)
+    assert "hf_secret" not in repr(arguments)
 
 
 def test_a_stream_keeps_its_passes_over_a_resume(make_trainer, tmp_path, tiny_model):

@@ -176,7 +176,7 @@ class _Run:
             "num_views": processor.num_clips * processor.num_crops,
             "backbone": backbone_name(self.config),
             "architecture": vision.architecture,
-            "temporal_module": None if vision.alignment_layers == [] else vision.temporal_module,
+            "temporal_module": None if vision.alignment_layers == [] else escape_markdown(vision.temporal_module),
             "has_interaction_token": vision.aligns and vision.interaction_token,
             "is_causal": vision.aligns and vision.first_frame == "self",
             "protocol": _protocol(processor.num_clips, processor.num_crops, processor.crop_size["height"]),
@@ -208,7 +208,7 @@ class _Run:
             "head": text if self.has_text else "linear",
             "parameters": f"{self.model.num_parameters():,}",
         }
-        return [(escape_markdown(name), str(value)) for name, value in rows.items()]
+        return [(escape_markdown(name), escape_markdown(value)) for name, value in rows.items()]
 
 
 def backbone_name(config: ILAConfig) -> str:

@@ -157,6 +157,9 @@ class _Secret(str):
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         return type(None), ()
 
+    def __copy__(self) -> "_Secret":
+        return self
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Secret":
         return self
 
@@ -194,6 +197,8 @@ class ILATrainingArguments(TrainingArguments):
     ema_decay: float | None = field(
         default=None, metadata={"help": "Evaluate and save the moving average of the weights, such as 0.9999."}
     )
+
+    __repr__ = TrainingArguments.__str__  # that of a dataclass would show tokens
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, _Secret(value) if name == "hub_token" and value else value)

@@ -5,7 +5,21 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import distributed, nn
-from torch.distributed.nn.functional import all_reduce  # gradients go through it
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Gradients go through it. `torch.distributed.nn` has such a function, which is deprecated."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, group: Any) -> torch.Tensor:
+        ctx.group = group
+        total = values.clone()
+        distributed.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _SumOverProcesses.forward(ctx, gradient, ctx.group), None
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
@@ -18,8 +32,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     group: ClassVar[Any] = None
 
     def _total(self, values: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor = all_reduce(values, group=self.group)
-        return total
+        return cast("torch.Tensor", _SumOverProcesses.apply(values, self.group))
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         is_alone = not distributed.is_initialized() or distributed.get_world_size() == 1

@@ -136,9 +136,10 @@ class ILATrainer(Trainer):
             check_checkpoint(resume_from_checkpoint)
         if not has_length(self.train_dataset):
             self.args.ignore_data_skip = True  # a stream that is resumed begins a new pass
-        # An evaluation marks the model as prepared, and accelerate would not wrap it for several processes any more:
-        # each would train a model of its own
+        # An evaluation marks the model, or the compiled one around it, as prepared, and accelerate would not wrap it
+        # for several processes any more: each would train a model of its own
         self.model.__dict__.pop("_is_accelerate_prepared", None)
+        self.model_wrapped = self.model
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         return result._replace(training_loss=result.metrics["train_loss"])
 
