@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from .video_sources import Deadline, VideoLimits, VideoReadError, VideoSource, is_url, open_source, source_name
 
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff")  # .webp is a video, as .gif is
 
 # What Pillow raises for files that are damaged, and for those that are too large
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)

@@ -1,6 +1,7 @@
 """Where labelled videos are and what they show, from folders, lists, data sets and shards."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Value, Video
 from video_files import write_shards
 
 from ila_hf.data.class_labels import read_labels
-from ila_hf.data.video_data import leave_out, load_video_dataset, load_videos
+from ila_hf.data.video_data import leave_out, load_unlabelled, load_video_dataset, load_videos
+from ila_hf.data.video_folders import split_folders
 from ila_hf.demo.motion_videos import write_video
 
 
@@ -18,7 +20,6 @@ def folder(tmp_path):
         path = tmp_path / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, np.full((9, 48, 64, 3), 40 * i, np.uint8), 10)
-    (tmp_path / "videos" / "a" / "notes.txt").write_text("not a video")
     return tmp_path / "videos"
 
 
@@ -82,10 +83,106 @@ def test_numbers_are_ids(folder, name, text):
         load_videos(folder / name)
 
 
+def test_a_number_is_the_class_of_that_name_where_there_is_one(folder):
+    """Class folders 0 to 11 are sorted as texts: "10" is the third of them."""
+    names = sorted(str(i) for i in range(12))
+    (folder / "list.jsonl").write_text('{"video": "b/2.mp4", "label": 2}\n{"video": "a/1.MP4", "label": "10"}\n')
+    assert rows(load_videos(folder / "list.jsonl", names), folder) == {"b/2.mp4": "2", "a/1.MP4": "10"}
+    assert load_videos(folder / "list.jsonl", ["a", "b", "2", *"cdefghij"])["label"] == [2, 10]
+    assert load_videos(folder / "list.jsonl", ["2", "b", "c", *"defghijk"])["label"] == [0, 10]
+
+
+def test_ids_without_videos_are_told(folder):
+    (folder / "list.csv").write_text("video,label\nb/2.mp4,2019\na/1.MP4,2021\n")
+    with pytest.warns(UserWarning, match=r"videos of 2 of 2022 class ids, from 0 to 2021\. If its numbers are names"):
+        load_videos(folder / "list.csv")
+    (folder / "list.csv").write_text("video,label\nb/2.mp4,01\na/1.MP4,02\n")
+    assert rows(load_videos(folder / "list.csv"), folder) == {"b/2.mp4": "01", "a/1.MP4": "02"}
+
+
+def test_what_a_csv_has_too_much(folder):
+    (folder / "list.csv").write_text("video,start,label\nb/2.mp4,1.5,x\n")
+    with pytest.warns(UserWarning, match=r"Columns of '.*list\.csv' that are not used: \['start'\]"):
+        assert rows(load_videos(folder / "list.csv"), folder) == {"b/2.mp4": "x"}
+    (folder / "list.csv").write_text("video,label\nb,2.mp4,x\n")
+    with pytest.raises(ValueError, match="line 2 has more fields than columns: put a field with a comma in quotes"):
+        load_videos(folder / "list.csv")
+    (folder / "list.csv").write_text("video,label\nb/2.mp4,x,\n")
+    assert rows(load_videos(folder / "list.csv"), folder) == {"b/2.mp4": "x"}
+
+
 def test_numbers_as_names_of_folders_are_names(folder):
     (folder / "a").rename(folder / "2021")
     (folder / "b").rename(folder / "1")
     assert load_videos(folder).features["label"].names == ["1", "2021", "c d"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.3gp", "a.3g2", "a.MTS", "a.m2ts", "a.flv", "a.vob", "a.mxf", "a.asf", "a.webm", "a.dv", "a.mj2", "a.webp"],
+)
+def test_every_usual_name_of_a_video(folder, name):
+    """A class of files with a name that is not known would vanish."""
+    (folder / "other").mkdir()
+    (folder / "other" / name).write_bytes(b"")
+    assert rows(load_videos(folder), folder)[f"other/{name}"] == "other"
+    assert str(folder / "other" / name) in load_unlabelled(folder)["video"]
+
+
+def test_what_is_no_video_is_told(folder):
+    for name in ("a/notes.txt", "a/more.TXT", "b/README", "list.csv", "lost.mp4"):
+        (folder / name).write_text("no video")
+    with pytest.warns(UserWarning, match=f"Not videos, in '{folder}': ") as told:
+        assert len(load_videos(folder)) == 4
+    others = str(told[0].message).partition(": ")[2].removesuffix(".").split(", ")
+    assert sorted(others) == ["1 .csv", "1 videos in no class folder", "1 without suffix", "2 .txt"]
+    with pytest.warns(UserWarning, match=r"Not videos, in '.*videos': 2 \.txt"):
+        assert len(load_unlabelled(folder)) == 5
+
+
+def test_a_class_without_a_video_is_an_error(folder):
+    (folder / "serve").mkdir()
+    with pytest.raises(
+        ValueError, match=r"The folders \['serve'\] in '.*videos' hold no video: they would be no classes"
+    ):
+        load_videos(folder)
+    (folder / "serve" / "1.xyz").write_text("")
+    with pytest.raises(ValueError, match=r"\['serve'\] in '.*videos' hold no video, but 1 \.xyz: they"):
+        load_videos(folder)
+
+
+def test_folders_of_images_are_videos(folder):
+    for name in ("a/clip/img_1.jpg", "a/clip/img_2.jpg", "c d/deep/er/x.PNG"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+    found = rows(load_videos(folder), folder)
+    assert {name: label for name, label in found.items() if not (folder / name).is_file()} == {
+        "a/clip": "a",
+        "c d/deep/er": "c d",
+    }
+    (folder / "list.csv").write_text("video,label\na/clip,x\n")
+    assert load_videos(folder / "list.csv")["video"] == [str(folder / "a/clip")]
+    (folder / "list.csv").unlink()
+    for name in ("a/thumbnail.jpg", "e/1.jpg"):  # beside videos, and in the folder of a class
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"The folders \['e'\] in '.*' hold no video, but 2 \.jpg"):
+        load_videos(folder)
+
+
+def test_splits_are_no_classes(folder, tmp_path):
+    for name in ("train", "Val", "annotations"):
+        shutil.copytree(folder, tmp_path / "all" / name)
+    with pytest.raises(ValueError, match=r"'.*all' holds the splits validation, train, not classes: name one"):
+        load_videos(tmp_path / "all")
+    assert len(load_unlabelled(tmp_path / "all")) == 12
+    (folder / "train").mkdir()  # a railway
+    (folder / "train" / "1.mp4").write_bytes(b"")
+    assert load_videos(folder).features["label"].names == ["a", "b", "c d", "train"]
+    assert split_folders(tmp_path / "all").keys() == {"train", "validation"}
+    (tmp_path / "all" / "validation").mkdir()
+    with pytest.raises(ValueError, match="has two folders of one split: Val and validation"):
+        load_videos(tmp_path / "all")
 
 
 def test_links_to_folders_are_followed(folder, tmp_path):
@@ -93,6 +190,21 @@ def test_links_to_folders_are_followed(folder, tmp_path):
     (folder / "a").rename(tmp_path / "elsewhere")
     (folder / "a").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     assert rows(load_videos(folder), folder) == expected
+    (folder / "b" / "more").symlink_to(tmp_path / "more", target_is_directory=True)
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "5.mp4").write_bytes(b"")
+    assert rows(load_videos(folder), folder) == {**expected, "b/more/5.mp4": "b"}
+
+
+def test_folders_that_are_reached_twice_count_once(folder):
+    expected = rows(load_videos(folder), folder)
+    (folder / "a" / "all").symlink_to(folder, target_is_directory=True)
+    (folder / "a" / "b").symlink_to(folder / "b", target_is_directory=True)
+    with pytest.warns(UserWarning, match="2 links to folders that are read already"):
+        assert rows(load_videos(folder), folder) == expected
+    (folder / "latest").symlink_to(folder / "b", target_is_directory=True)
+    with pytest.raises(ValueError, match=r"\['latest'\] in '.*' hold no video, but 3 links to folders that are read"):
+        load_videos(folder)
 
 
 def test_hidden_files_are_passed_over(folder):
@@ -192,6 +304,8 @@ def test_what_is_not_a_data_set(folder, tmp_path):
         ("list.jsonl", '{"video": 5, "label": "x"}', "line 1: a video and a label are needed, got 5"),
         ("list.jsonl", '{"id": 5, "template": null}', "line 1: a video and a label are needed, got '5.webm' and None"),
         ("list.jsonl", '{"video": "a/1.MP4", "label": -1}', "has the class id -1; without names, ids are 0 to"),
+        ("list.csv", "video,label\na/1.MP4,-1\n", "has the class id -1; without names, ids are 0 to"),
+        ("list.jsonl", '{"video": "a/1.MP4", "label": true}', "line 1: a video and a label are needed, got .* True"),
         (
             "list.csv",
             "video,label\na\0.mp4,x\n",

@@ -17,10 +17,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, Video, load_dataset
 
 from ..video_sources import is_url
+from .video_folders import VIDEO_SUFFIXES, FolderContent, look_into, split_folders
 
 
-# What FFmpeg reads under these names; `datasets` itself would pass over .webm, which is what SSv2 ships
-VIDEO_SUFFIXES = (".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
 LIST_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 NO_LABEL = -1  # of a video whose class is not known, as the Hub marks them
 
@@ -38,13 +37,15 @@ def load_videos(
 ) -> Dataset:
     """Labelled videos of a folder or of a list.
 
-    folder: `folder/<class>/**/<file>`; hidden files do not count.
+    folder: `folder/<class>/**/<file>`, also `folder/<class>/**/<clip>/<image>`, images whose names end in numbers.
+    Hidden files do not count; what else is no video is a warning.
     csv: columns `video` and `label`. json lines, or a json list of objects: `video` and `label`, or SSv2's `id` and
     `template`, whose videos are `<id>.webm`. Text, as the original repository has it: a path, which may hold spaces,
     and the last word of the line, the class.
 
     The classes of a list are names, or, where all are whole numbers, ids; with `label_names`, a number that is not one
     of them is an id. Videos of a list that do not exist are a warning, if there are others: they count as unreadable.
+    So are ids without a video, and columns that are not used.
 
     Args:
         source: The folder, or the list: .csv, .json, .jsonl or .txt.
@@ -55,7 +56,8 @@ def load_videos(
 
     Raises:
         FileNotFoundError: If there is no such folder or list, or none of the videos that it names.
-        ValueError: If it is none of these, names no videos, or a class that is not among `label_names`.
+        ValueError: If it is none of these, names no videos, or a class that is not among `label_names`; for a class
+            folder without a video, and for a folder of splits, such as train and validation, instead of classes.
     """
     source = Path(source)
     if source.is_dir():
@@ -68,38 +70,57 @@ def load_videos(
 
 
 def _load_folder(folder: Path, label_names: Sequence[str] | None) -> Dataset:
-    files = [f for f in _find_videos(folder) if f.parent != folder]
-    if not files:
+    splits = split_folders(folder)
+    if splits:
         raise ValueError(
-            f"{str(folder)!r} holds no video files in class folders (<class>/<file>{VIDEO_SUFFIXES[5]}, …)."
+            f"{str(folder)!r} holds the splits {', '.join(splits)}, not classes: name one of its folders."
         )
-    return _dataset([(str(f), str(f), f.relative_to(folder).parts[0]) for f in files], folder, label_names)
+    content = look_into(folder, image_depth=2)
+    rows = []
+    for video in content.videos:
+        parts = video.relative_to(folder).parts
+        if len(parts) > 1:
+            rows.append((str(video), str(video), parts[0]))
+        else:
+            content.others["videos in no class folder"] += 1
+    if not rows:
+        raise ValueError(
+            f"{str(folder)!r} holds no video files in class folders (<class>/<file>.mp4, …){_but(content)}."
+        )
+    classes = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    empty = sorted(classes - {label for _, _, label in rows})
+    if empty:
+        raise ValueError(
+            f"The folders {empty} in {str(folder)!r} hold no video{_but(content)}: they would be no classes. If that "
+            "is right, move them elsewhere."
+        )
+    _tell_others(folder, content)
+    return _dataset(rows, folder, label_names)
+
+
+def _but(content: FolderContent) -> str:
+    return f", but {content.describe_others()}" if content.others else ""
+
+
+def _tell_others(folder: Path, content: FolderContent) -> None:
+    if content.others:
+        warnings.warn(f"Not videos, in {str(folder)!r}: {content.describe_others()}.", stacklevel=4)
 
 
 def load_unlabelled(folder: str | Path) -> Dataset:
-    """All video files below a folder, with the label -1; hidden ones do not count.
+    """All videos below a folder, with the label -1; hidden ones do not count, folders of images do.
 
     Raises:
         FileNotFoundError: If there is no such folder.
         ValueError: If it holds none.
     """
-    files = _find_videos(Path(folder))
+    content = look_into(Path(folder), image_depth=1)
+    files = content.videos
     if not files:
-        raise ValueError(f"{str(folder)!r} holds no video files.")
+        raise ValueError(f"{str(folder)!r} holds no video files{_but(content)}.")
+    _tell_others(Path(folder), content)
     features = Features({"video": Value("string"), "label": Value("int64")})
     return Dataset.from_dict({"video": list(map(str, files)), "label": [NO_LABEL] * len(files)}, features=features)
-
-
-def _find_videos(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}.")
-    return sorted(
-        f
-        for f in (*folder.glob("*"), *folder.glob("*/**/*"))  # ** alone would not enter links to folders
-        if f.suffix.lower() in VIDEO_SUFFIXES
-        and not any(part.startswith(".") for part in f.relative_to(folder).parts)
-        and not f.is_dir()
-    )
 
 
 def _load_list(
@@ -114,7 +135,8 @@ def _load_list(
     for place, video, label in _decoded(read, file):
         video = video.strip() if isinstance(video, str) else video
         label = label.strip() if isinstance(label, str) else label
-        if not isinstance(video, str) or not isinstance(label, str | int) or "" in (video, label) or "\0" in video:
+        is_label = isinstance(label, str | int) and not isinstance(label, bool)
+        if not isinstance(video, str) or not is_label or "" in (video, label) or "\0" in video:
             raise ValueError(f"{place}: a video and a label are needed, got {video!r} and {label!r}.")
         if is_url(video):
             if not video.lower().startswith(("http://", "https://")):
@@ -126,7 +148,7 @@ def _load_list(
                     f"{place}: {video!r} is outside of {str(root)!r}. Name the folder of the videos (`video_root`), "
                     "or allow files from everywhere (`allow_outside_root`)."
                 )
-            if not os.path.isfile(video):
+            if not os.path.exists(video):
                 missing.append(video)
         rows.append((place, video, label))
     if rows and len(missing) == len(rows):
@@ -136,9 +158,17 @@ def _load_list(
             f"{len(missing)} of the {len(rows)} videos of {str(file)!r} do not exist, such as {missing[0]!r}.",
             stacklevel=2,
         )
-    if all(str(label).isdecimal() for _, _, label in rows) and label_names is None:
+    if all(_is_number(label) for _, _, label in rows) and label_names is None:
         rows = [(place, video, int(label)) for place, video, label in rows]
     return _dataset(rows, file, label_names)
+
+
+def _is_number(label: Any) -> bool:
+    """Whether a label is a whole number, also as a text; 007 is a name."""
+    try:
+        return str(int(label)) == str(label)
+    except ValueError:
+        return False
 
 
 def _decoded(read: Callable[[Path], Iterable[_Row]], file: Path) -> list[_Row]:
@@ -159,8 +189,14 @@ def _csv_rows(file: Path) -> Iterator[_Row]:
         reader = csv.DictReader(lines)
         if not {"video", "label"} <= set(reader.fieldnames or []):
             raise ValueError(f"{str(file)!r} must have the columns video and label, got {reader.fieldnames}.")
+        unused = [name for name in reader.fieldnames or [] if name not in ("video", "label")]
+        if unused:
+            warnings.warn(f"Columns of {str(file)!r} that are not used: {unused}.", stacklevel=6)
         for row in reader:
-            yield f"{str(file)!r}, line {reader.line_num}", row["video"], row["label"]
+            place = f"{str(file)!r}, line {reader.line_num}"
+            if any(row.get(None) or []):
+                raise ValueError(f"{place} has more fields than columns: put a field with a comma in quotes.")
+            yield place, row["video"], row["label"]
 
 
 def _json_rows(file: Path) -> Iterator[_Row]:
@@ -208,13 +244,22 @@ def _class_ids(labels: Sequence[Any], names: Sequence[str] | None, source: Any) 
         names = list(names)
         for i in range(len(names)):
             ids[i] = ids[str(i)] = i
-        ids |= {name: i for i, name in enumerate(names)}
+        for i, name in enumerate(names):
+            ids[name] = i
+            if _is_number(name):
+                ids[int(name)] = i
     elif all(isinstance(label, int) for label in found):
         if min(found) < 0 or max(found) > _MAX_CLASS_ID:
             wrong = min(found) if min(found) < 0 else max(found)
             raise ValueError(f"{str(source)!r} has the class id {wrong}; without names, ids are 0 to {_MAX_CLASS_ID}.")
         names = [str(i) for i in range(max(found) + 1)]
         ids = {i: i for i in range(len(names))}
+        if len(found) < len(names):
+            warnings.warn(
+                f"{str(source)!r} has videos of {len(found)} of {len(names)} class ids, from 0 to {len(names) - 1}. "
+                "If its numbers are names, list them in a file of labels.",
+                stacklevel=4,
+            )
     else:
         names = sorted(set(map(str, found)))
         ids = {label: names.index(str(label)) for label in found}
