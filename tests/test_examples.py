@@ -391,7 +391,7 @@ def test_errors_come_before_any_work(run, videos, tmp_path):
     model, train, validation = tmp_path / "tiny", videos / "train", videos / "validation"
     for arguments, message in (
         ({"do_train": True, "train_dir": train}, "Give --model_name_or_path"),
-        ({"do_train": True, "model_name_or_path": model}, "--do_train needs --train_dir, --train_file"),
+        ({"do_train": True, "model_name_or_path": model}, "--do_train needs --data_dir, --train_dir, --train_file"),
         ({"do_eval": True, "model_name_or_path": model, "train_dir": train}, "--do_eval needs --validation_dir"),
         ({"model_name_or_path": model, "train_dir": train, "train_file": "x.csv"}, "Give one source for the train"),
         ({"model_name_or_path": model, "train_dir": train, "num_frames": 4}, "--num_frames 4 does not fit"),

@@ -263,11 +263,13 @@ def processor():
 
 @pytest.fixture
 def splits(numbered_video, tmp_path):
-    """A video of one class for all three."""
+    """A video of the first of two classes for all three."""
     (tmp_path / "videos" / "run").mkdir(parents=True)
     (tmp_path / "videos" / "run" / "1.mp4").symlink_to(numbered_video)
     folder = str(tmp_path / "videos")
-    return load_splits(DataArguments(train_dir=folder, validation_dir=folder, test_dir=folder), 0)
+    (tmp_path / "labels.txt").write_text("run\njump\n")
+    folders = {"train_dir": folder, "validation_dir": folder, "test_dir": folder}
+    return load_splits(DataArguments(**folders, labels_file=str(tmp_path / "labels.txt")), 0)
 
 
 def test_views_of_evaluation_are_its_own(splits, processor, numbered_video, tmp_path):

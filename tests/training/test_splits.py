@@ -154,6 +154,18 @@ def test_videos_without_classes(tmp_path):
         load_unlabelled(folder / "folder.mp4")
 
 
+def test_listed_videos_without_classes(tmp_path, train_dir):
+    (tmp_path / "test.csv").write_text("video\na/0.mp4\nb c/1.mp4\n")
+    splits = load_splits(DataArguments(test_file=str(tmp_path / "test.csv"), video_root=train_dir), 0, ["a"])
+    assert splits.test["video"][:] == [f"{train_dir}/a/0.mp4", f"{train_dir}/b c/1.mp4"]
+    assert splits.test["label"][:] == [-1, -1]
+    (tmp_path / "test.jsonl").write_text('{"video": "train/a/0.mp4", "label": "unknown"}\n')
+    with pytest.warns(UserWarning, match=r"The classes of '.*test\.jsonl' are not used"):
+        assert load_unlabelled(tmp_path / "test.jsonl")["label"][:] == [-1]
+    with pytest.raises(ValueError, match="Give one source for the test videos, a folder or a list"):
+        load_splits(DataArguments(test_file="list.csv", test_dir=train_dir), 0, ["a"])
+
+
 def test_hidden_videos_without_classes(tmp_path):
     """They do not count, as in folders of classes; `._<name>` is what macOS leaves beside a file."""
     make_videos(tmp_path, {"x": 1, ".trash": 1})
@@ -164,6 +176,56 @@ def test_hidden_videos_without_classes(tmp_path):
 def test_a_folder_without_classes_that_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder '.*missing'"):
         load_splits(DataArguments(test_dir=str(tmp_path / "missing")), 0)
+
+
+@pytest.mark.parametrize("flag", ["data_dir", "train_dir"])
+def test_folders_of_splits(tmp_path, flag, caplog):
+    root = tmp_path / "videos"
+    for split, counts in (("train", {"a": 3, "b": 2}), ("val", {"a": 1, "b": 1}), ("Test", {"a": 2})):
+        make_videos(root / split, counts)
+    caplog.set_level("INFO", "ila_hf")
+    splits = load_splits(DataArguments(**{flag: str(root)}), 0)
+    assert shown(splits.train).keys() == {"a/0.mp4", "a/1.mp4", "a/2.mp4", "b/0.mp4", "b/1.mp4"}
+    assert splits.label_names == ["a", "b"]
+    assert [len(splits.validation), len(splits.test)] == [2, 2]
+    assert caplog.messages == [
+        f"'{root}' holds the splits Test, train, val.",
+        "Training: 5 videos, 2 classes (3/2).",
+        "Validation: 2 videos, 2 classes (1/1).",
+        "Test: 2 videos.",
+    ]
+    # What is named comes first
+    splits = load_splits(DataArguments(**{flag: str(root)}, train_val_split=0.4), 0)
+    assert [len(splits.train), len(splits.validation)] == [3, 2]
+    other = make_videos(tmp_path / "other", {"a": 3, "b": 1})
+    splits = load_splits(DataArguments(**{flag: str(root)}, validation_dir=other, test_dir=other), 0)
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [5, 4, 4]
+    splits = load_splits(DataArguments(validation_dir=str(root)), 0)
+    assert (splits.train, len(splits.validation)) == (None, 2)
+
+
+def test_folders_of_other_splits(tmp_path, train_dir):
+    make_videos(tmp_path / "videos/val", {"a": 3, "b": 2})
+    with pytest.raises(ValueError, match=r"videos' holds the splits validation, but no train"):
+        load_splits(DataArguments(data_dir=str(tmp_path / "videos")), 0)
+    splits = load_splits(DataArguments(data_dir=train_dir), 0)
+    assert (len(splits.train), splits.validation, splits.test) == (12, None, None)
+    for source in ({"train_dir": train_dir}, {"train_file": "list.csv"}, {"dataset_name": "name"}):
+        with pytest.raises(ValueError, match=f"--{next(iter(source))} is one source too many"):
+            load_splits(DataArguments(data_dir=train_dir, **source), 0)
+
+
+def test_a_single_class_is_nothing_to_train(tmp_path):
+    folder = make_videos(tmp_path / "one", {"lob": 3})
+    with pytest.raises(ValueError, match="show the single class 'lob': there is nothing to tell apart"):
+        load_splits(DataArguments(train_dir=folder), 0)
+    assert len(load_splits(DataArguments(validation_dir=folder), 0, ["lob", "serve"]).validation) == 3
+
+
+def test_videos_of_many_classes_are_counted(tmp_path, caplog):
+    caplog.set_level("INFO", "ila_hf")
+    load_splits(DataArguments(train_dir=make_videos(tmp_path / "x", {f"c{i}": 1 + i % 3 for i in range(13)})), 0)
+    assert caplog.messages == ["Training: 25 videos, 13 classes (1 to 3 of each)."]
 
 
 def test_two_sources(train_dir):
@@ -206,12 +268,12 @@ def test_unreadable_videos_are_left_out_of_the_training(tmp_path, train_dir, val
 
 def test_what_is_needed():
     jobs = Namespace(do_train=True, do_eval=False, do_predict=False)
-    with pytest.raises(ValueError, match="--do_train needs --train_dir, --train_file or --dataset_name"):
+    with pytest.raises(ValueError, match="--do_train needs --data_dir, --train_dir, --train_file or --dataset_name"):
         check_splits(VideoSplits(None, None, None, None), jobs)
     jobs.do_eval, jobs.do_predict = True, True
     with pytest.raises(ValueError, match=r"--do_eval needs --validation_dir, .* or --train_val_split\."):
         check_splits(VideoSplits(1, None, 1, None), jobs)
-    with pytest.raises(ValueError, match="--do_predict needs --test_dir"):
+    with pytest.raises(ValueError, match="--do_predict needs --test_dir or --test_file"):
         check_splits(VideoSplits(1, 1, None, None), jobs)
     check_splits(VideoSplits(1, 1, 1, None), jobs)
     check_splits(VideoSplits(None, None, None, None), Namespace(do_train=False, do_eval=False, do_predict=False))

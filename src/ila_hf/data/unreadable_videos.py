@@ -202,7 +202,7 @@ def check_videos(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ila-hf check`."""
     limits = VideoLimits()
-    parser.add_argument("--data", required=True, help="folder of class folders, or a csv, json, jsonl or txt list")
+    parser.add_argument("--data", required=True, help="folder of videos, or a csv, json, jsonl or txt list")
     parser.add_argument("--output_file", required=True, help="json lines of the videos that cannot be read, and why")
     parser.add_argument("--video_root", help="folder of the videos of a list; default: that of the list")
     parser.add_argument("--allow_outside_root", action="store_true", help="a list may name files outside that folder")
@@ -219,13 +219,16 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: If there is nothing to check, or for an argument that cannot be.
     """
-    from .video_data import load_videos
+    from .video_data import load_unlabelled, load_videos
 
     if arguments.num_frames < 0:
         raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")
-    data = load_videos(
-        arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
-    )
+    if Path(arguments.data).is_dir():  # in whatever order of splits and classes
+        data = load_unlabelled(arguments.data)
+    else:
+        data = load_videos(
+            arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
+        )
     limits = VideoLimits(arguments.decode_seconds, arguments.max_pixels, arguments.max_url_bytes)
     output = Path(arguments.output_file)
     output.parent.mkdir(parents=True, exist_ok=True)

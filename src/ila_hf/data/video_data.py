@@ -5,11 +5,9 @@ Every loader gives the columns `video` (a path, an http(s) URL, or a dict of `pa
 (ClassLabel).
 """
 
-import csv
-import json
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +16,12 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, Vide
 
 from ..video_sources import is_url
 from .video_folders import VIDEO_SUFFIXES, FolderContent, look_into, split_folders
+from .video_lists import ListRow, read_list
 
 
-LIST_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 NO_LABEL = -1  # of a video whose class is not known, as the Hub marks them
 
 _MAX_CLASS_ID = 100_000
-
-# Where it stands in its file, the video, the class
-_Row = tuple[str, Any, Any]
 
 
 def load_videos(
@@ -107,57 +102,40 @@ def _tell_others(folder: Path, content: FolderContent) -> None:
         warnings.warn(f"Not videos, in {str(folder)!r}: {content.describe_others()}.", stacklevel=4)
 
 
-def load_unlabelled(folder: str | Path) -> Dataset:
-    """All videos below a folder, with the label -1; hidden ones do not count, folders of images do.
+def load_unlabelled(
+    source: str | Path, video_root: str | Path | None = None, allow_outside_root: bool = False
+) -> Dataset:
+    """Videos of a folder or of a list, with the label -1: classes that a list has are not read.
+
+    Of a folder, all videos below it; hidden ones do not count, folders of images do.
+
+    Args:
+        source, video_root, allow_outside_root: As in [`load_videos`].
 
     Raises:
-        FileNotFoundError: If there is no such folder.
+        FileNotFoundError: If there is no such folder or list.
         ValueError: If it holds none.
     """
-    content = look_into(Path(folder), image_depth=1)
-    files = content.videos
-    if not files:
-        raise ValueError(f"{str(folder)!r} holds no video files{_but(content)}.")
-    _tell_others(Path(folder), content)
+    source = Path(source)
+    if source.is_file():
+        rows = read_list(source, video_root, allow_outside_root, needs_label=False)
+        if any(label is not None for _, _, label in rows):
+            warnings.warn(f"The classes of {str(source)!r} are not used.", stacklevel=2)
+        files = [video for _, video, _ in rows]
+    else:
+        content = look_into(source, image_depth=1)
+        if not content.videos:
+            raise ValueError(f"{str(source)!r} holds no video files{_but(content)}.")
+        _tell_others(source, content)
+        files = list(map(str, content.videos))
     features = Features({"video": Value("string"), "label": Value("int64")})
-    return Dataset.from_dict({"video": list(map(str, files)), "label": [NO_LABEL] * len(files)}, features=features)
+    return Dataset.from_dict({"video": files, "label": [NO_LABEL] * len(files)}, features=features)
 
 
 def _load_list(
     file: Path, label_names: Sequence[str] | None, video_root: str | Path | None, allow_outside_root: bool
 ) -> Dataset:
-    read = {".csv": _csv_rows, ".json": _json_rows, ".jsonl": _json_rows, ".txt": _text_rows}.get(file.suffix.lower())
-    if read is None:
-        raise ValueError(f"A list of videos is one of {', '.join(LIST_SUFFIXES)}, got {str(file)!r}.")
-    root = file.parent if video_root is None else Path(video_root)
-    real_root = os.path.realpath(root)
-    rows, missing = [], []
-    for place, video, label in _decoded(read, file):
-        video = video.strip() if isinstance(video, str) else video
-        label = label.strip() if isinstance(label, str) else label
-        is_label = isinstance(label, str | int) and not isinstance(label, bool)
-        if not isinstance(video, str) or not is_label or "" in (video, label) or "\0" in video:
-            raise ValueError(f"{place}: a video and a label are needed, got {video!r} and {label!r}.")
-        if is_url(video):
-            if not video.lower().startswith(("http://", "https://")):
-                raise ValueError(f"{place}: URLs must be http or https, got {video!r}.")
-        else:
-            video = str(root / video)
-            if not allow_outside_root and not _is_inside(video, real_root):
-                raise ValueError(
-                    f"{place}: {video!r} is outside of {str(root)!r}. Name the folder of the videos (`video_root`), "
-                    "or allow files from everywhere (`allow_outside_root`)."
-                )
-            if not os.path.exists(video):
-                missing.append(video)
-        rows.append((place, video, label))
-    if rows and len(missing) == len(rows):
-        raise FileNotFoundError(f"None of the {len(rows)} videos of {str(file)!r} exists, such as {missing[0]!r}.")
-    if missing:
-        warnings.warn(
-            f"{len(missing)} of the {len(rows)} videos of {str(file)!r} do not exist, such as {missing[0]!r}.",
-            stacklevel=2,
-        )
+    rows = read_list(file, video_root, allow_outside_root)
     if all(_is_number(label) for _, _, label in rows) and label_names is None:
         rows = [(place, video, int(label)) for place, video, label in rows]
     return _dataset(rows, file, label_names)
@@ -171,66 +149,7 @@ def _is_number(label: Any) -> bool:
         return False
 
 
-def _decoded(read: Callable[[Path], Iterable[_Row]], file: Path) -> list[_Row]:
-    try:
-        return list(read(file))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{str(file)!r} is not text in UTF-8: {error}.") from error
-    except csv.Error as error:
-        raise ValueError(f"{str(file)!r} is no csv: {error}.") from error
-
-
-def _is_inside(path: str, real_root: str) -> bool:
-    return os.path.commonpath([os.path.realpath(path), real_root]) == real_root
-
-
-def _csv_rows(file: Path) -> Iterator[_Row]:
-    with file.open(newline="", encoding="utf-8-sig") as lines:
-        reader = csv.DictReader(lines)
-        if not {"video", "label"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{str(file)!r} must have the columns video and label, got {reader.fieldnames}.")
-        unused = [name for name in reader.fieldnames or [] if name not in ("video", "label")]
-        if unused:
-            warnings.warn(f"Columns of {str(file)!r} that are not used: {unused}.", stacklevel=6)
-        for row in reader:
-            place = f"{str(file)!r}, line {reader.line_num}"
-            if any(row.get(None) or []):
-                raise ValueError(f"{place} has more fields than columns: put a field with a comma in quotes.")
-            yield place, row["video"], row["label"]
-
-
-def _json_rows(file: Path) -> Iterator[_Row]:
-    text = file.read_text(encoding="utf-8-sig")
-    try:
-        if text.lstrip().startswith("["):
-            rows = [(f"{str(file)!r}, entry {i}", row) for i, row in enumerate(json.loads(text))]
-        else:
-            lines = enumerate(text.split("\n"), start=1)
-            rows = [(f"{str(file)!r}, line {i}", json.loads(line)) for i, line in lines if line.strip()]
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is neither a json list nor json lines: {error}.") from error
-    for place, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(f"{place}: an object of video and label is needed, got {row!r}.")
-        if "video" in row:
-            yield place, row["video"], row.get("label")
-        elif "id" in row:  # SSv2: the class is the template without its brackets, the label has words in their place
-            label = str(row.get("template") or "").replace("[", "").replace("]", "")
-            yield place, f"{row['id']}.webm", label or row.get("label")
-        else:
-            raise ValueError(f"{place}: `video` and `label`, or SSv2's `id` and `template`, are needed, got {row!r}.")
-
-
-def _text_rows(file: Path) -> Iterator[_Row]:
-    for i, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if line.strip():
-            video, *label = line.strip().rsplit(maxsplit=1)
-            yield f"{str(file)!r}, line {i}", video, label[0] if label else None
-
-
-def _dataset(rows: Sequence[_Row], source: Any, label_names: Sequence[str] | None) -> Dataset:
-    if not rows:
-        raise ValueError(f"{str(source)!r} lists no videos.")
+def _dataset(rows: Sequence[ListRow], source: Any, label_names: Sequence[str] | None) -> Dataset:
     labels, names = _class_ids([label for _, _, label in rows], label_names, source)
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": [video for _, video, _ in rows], "label": labels}, features=features)

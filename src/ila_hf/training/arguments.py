@@ -81,6 +81,10 @@ class DataArguments:
         default=False, metadata={"help": "Read the training split as it comes; needs --max_steps."}
     )
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a stream is shuffled over; 0 for none."})
+    data_dir: str | None = field(
+        default=None,
+        metadata={"help": "All videos, <split>/<class>/<file>, such as train and validation; or <class>/<file>."},
+    )
     train_dir: str | None = field(default=None, metadata={"help": "Training videos, <class>/<file>."})
     validation_dir: str | None = field(default=None, metadata={"help": "Validation videos, <class>/<file>."})
     test_dir: str | None = field(
@@ -90,6 +94,7 @@ class DataArguments:
         default=None, metadata={"help": "List of training videos: csv, json, jsonl or txt; see load_videos."}
     )
     validation_file: str | None = field(default=None, metadata={"help": "List of validation videos."})
+    test_file: str | None = field(default=None, metadata={"help": "List of videos to predict; classes do not count."})
     video_root: str | None = field(
         default=None, metadata={"help": "Folder of the videos of a list; default: its own."}
     )

@@ -4,17 +4,18 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset, IterableDataset, Value
+from datasets import ClassLabel, Dataset, IterableDataset, Value
 
 from ..data.class_labels import read_labels
 from ..data.unreadable_videos import UnreadableVideos
 from ..data.video_data import leave_out, load_unlabelled, load_video_dataset, load_videos
+from ..data.video_folders import split_folders
 from .arguments import DataArguments
 
 
@@ -54,14 +55,18 @@ def load_splits(
         evaluates: Whether the validation split of a --dataset_name is needed; it may have none.
 
     Raises:
-        ValueError: For splits with two sources, classes in one split only, and splits without videos.
+        ValueError: For splits with two sources, classes in one split only, a single class to train, and splits without
+            videos.
         FileNotFoundError: If a file or folder does not exist.
     """
+    arguments = name_folders(arguments)
     train_source = find_source(arguments, "train")
     validation_source = find_source(arguments, "validation", evaluates)
     listed = read_labels(arguments.labels_file) if arguments.labels_file else None
     train = train_source(label_names=listed) if train_source else None
     names = listed or _classes(train)
+    if train is not None and names is not None and len(names) < 2:
+        raise ValueError(f"The training videos show the single class {names[0]!r}: there is nothing to tell apart.")
     if names is None and model_labels is not None and not arguments.zero_shot:
         names = list(model_labels)
     if arguments.train_val_split is not None:
@@ -70,21 +75,71 @@ def load_splits(
         validation = validation_source(label_names=names) if validation_source else None
         if isinstance(train, Dataset) and validation is not None and listed is None and not arguments.dataset_name:
             _refuse_missing_classes(train, validation)
-    return VideoSplits(
+    test_source = find_source(arguments, "test")
+    splits = VideoSplits(
         train=limit_training(train, arguments, seed),
         validation=_limit(validation, arguments.max_eval_samples, seed),
-        test=load_unlabelled(arguments.test_dir) if arguments.test_dir else None,
+        test=test_source() if test_source else None,
         label_names=names or _classes(validation),
     )
+    for split, data in (("Training", splits.train), ("Validation", splits.validation), ("Test", splits.test)):
+        if isinstance(data, Dataset):
+            logger.info(f"{split}: {describe_videos(data)}.")
+    return splits
+
+
+def name_folders(arguments: DataArguments) -> DataArguments:
+    """Arguments with the folder of every split, where --data_dir, --train_dir or --validation_dir holds several.
+
+    Raises:
+        ValueError: For --data_dir beside folders of its splits, and for a folder that does not hold the split.
+    """
+    given: dict[str, Any] = {}
+    if arguments.data_dir is not None:
+        for name in ("train_dir", "train_file", "dataset_name"):
+            if getattr(arguments, name) is not None:
+                raise ValueError(f"--data_dir holds the training videos, too: --{name} is one source too many.")
+        given["train_dir"] = arguments.data_dir
+    for split in ("train", "validation"):
+        folder = given.get(f"{split}_dir") or getattr(arguments, f"{split}_dir")
+        found = split_folders(Path(folder)) if folder else {}
+        if found and split not in found:
+            raise ValueError(f"{folder!r} holds the splits {', '.join(found)}, but no {split}.")
+        if found:
+            given[f"{split}_dir"] = str(found[split])
+        if split == "train":  # the others are those beside it, unless the arguments name some
+            if arguments.validation_file is None and arguments.train_val_split is None:
+                given["validation_dir"] = arguments.validation_dir or _path(found.get("validation"))
+            if arguments.test_file is None:
+                given["test_dir"] = arguments.test_dir or _path(found.get("test"))
+        if found:
+            logger.info(f"{folder!r} holds the splits {', '.join(entry.name for entry in found.values())}.")
+    return replace(arguments, data_dir=None, **given)
+
+
+def _path(folder: Path | None) -> str | None:
+    return None if folder is None else str(folder)
+
+
+def describe_videos(data: Dataset) -> str:
+    """Such as "48 videos, 4 classes (12/12/12/12)"."""
+    feature = data.features["label"]
+    if not isinstance(feature, ClassLabel):
+        return f"{len(data)} videos"
+    counts = Counter(data["label"])
+    of_each = [counts[i] for i in range(feature.num_classes)]
+    shown = "/".join(map(str, of_each)) if len(of_each) <= 12 else f"{min(of_each)} to {max(of_each)} of each"
+    return f"{len(data)} videos, {len(of_each)} classes ({shown})"
 
 
 def find_source(arguments: DataArguments, split: str, is_needed: bool = True) -> SplitLoader | None:
-    """What loads "train" or "validation", given `label_names`; None if the arguments give no source.
+    """What loads "train" or "validation", given `label_names`, or "test"; None if the arguments give no source.
 
     Raises:
         ValueError: For two sources.
     """
     folder, file = getattr(arguments, f"{split}_dir"), getattr(arguments, f"{split}_file")
+    load: SplitLoader = load_unlabelled if split == "test" else load_videos
     source, name = folder or file, arguments.dataset_name
     if folder and file:
         raise ValueError(f"Give one source for the {split} videos, a folder or a list, got {folder!r} and {file!r}.")
@@ -97,11 +152,11 @@ def find_source(arguments: DataArguments, split: str, is_needed: bool = True) ->
             )
         return None
     if folder:
-        return partial(load_videos, folder)
+        return partial(load, folder)
     if file:
         outside = arguments.allow_outside_root
-        return partial(load_videos, file, video_root=arguments.video_root, allow_outside_root=outside)
-    return _hub_source(arguments, split) if name and is_needed else None
+        return partial(load, file, video_root=arguments.video_root, allow_outside_root=outside)
+    return _hub_source(arguments, split) if name and is_needed and split != "test" else None
 
 
 def _hub_source(arguments: DataArguments, split: str) -> SplitLoader | None:
@@ -192,9 +247,9 @@ def check_splits(splits: VideoSplits, arguments: Any) -> None:
         ValueError: Naming what is missing.
     """
     for job, split, sources in (
-        ("do_train", splits.train, "--train_dir, --train_file or --dataset_name"),
+        ("do_train", splits.train, "--data_dir, --train_dir, --train_file or --dataset_name"),
         ("do_eval", splits.validation, "--validation_dir, --validation_file, --dataset_name or --train_val_split"),
-        ("do_predict", splits.test, "--test_dir"),
+        ("do_predict", splits.test, "--test_dir or --test_file"),
     ):
         if getattr(arguments, job) and split is None:
             raise ValueError(f"--{job} needs {sources}.")
