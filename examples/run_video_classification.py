@@ -24,6 +24,7 @@ from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
+    UNREADABLE_LIST,
     describe_data_recipe,
     is_trained,
     load_config,
@@ -61,6 +62,9 @@ def main() -> None:
     resume = training_args.resume_from_checkpoint
     checkpoint = checkpoint_to_resume(resume, output) if training_args.do_train else None
     (enable_full_determinism if training_args.full_determinism else set_seed)(training_args.seed)
+
+    if checkpoint is None and training_args.process_index == 0:
+        (output / UNREADABLE_LIST).unlink(missing_ok=True)  # of an earlier run
 
     # 2. Data: one process lists the videos first, the others find what it has cached
     config = load_config(model_args)

@@ -39,7 +39,7 @@ from ila_hf.training.checkpoints import (
     unmark,
     writing,
 )
-from ila_hf.training.finetuning import ClipSets, load_config, load_model_and_processor, make_clips
+from ila_hf.training.finetuning import UNREADABLE_LIST, ClipSets, load_config, load_model_and_processor, make_clips
 from ila_hf.training.hub import open_repo, push_folder
 from ila_hf.training.optimization import ClipMixer, parameter_groups
 from ila_hf.training.progress import LossRecord, batch_losses, check_gradient
@@ -231,8 +231,8 @@ def main() -> None:
     model_args, data_args, args = parse_arguments((ModelArguments, DataArguments, LoopArguments))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    if data_args.test_dir is not None or data_args.streaming or data_args.zero_shot:
-        raise ValueError("--test_dir, --streaming and --zero_shot are for run_video_classification.py.")
+    if data_args.test_dir or data_args.test_file or data_args.streaming or data_args.zero_shot:
+        raise ValueError("--test_dir, --test_file, --streaming and --zero_shot are for run_video_classification.py.")
     check_writable(args.output_dir)
     checkpoint = checkpoint_to_resume(args.resume_from_checkpoint, args.output_dir)
     accelerator = Accelerator(
@@ -247,6 +247,8 @@ def main() -> None:
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         args.hub_model_id = open_repo(name, args.output_dir)
     set_seed(args.seed)
+    if checkpoint is None and accelerator.is_main_process:
+        (Path(args.output_dir) / UNREADABLE_LIST).unlink(missing_ok=True)  # of an earlier run
 
     # 2. Data, model, clips
     config = load_config(model_args)

@@ -196,12 +196,16 @@ def test_unreadable_videos_are_left_out_listed_and_scored_as_wrong(run, videos, 
         "augment": True,
     }
     with pytest.warns(UserWarning, match=r"broken\.mp4"), pytest.raises(VideoReadError, match=r"broken\.mp4"):
-        run(**arguments)
-    output = run(**arguments, on_eval_error="wrong")
+        run(**arguments, on_eval_error="error")
+    with next(tmp_path.rglob("unreadable_videos.jsonl")).open("a") as lines:
+        lines.write('{"video": "of the run before", "error": "?"}\n')
+    output = run(**arguments)
     metrics = json.loads((output / "eval_results.json").read_text())
     hits = metrics["eval_top1"] * 17  # of all 17 videos, not of the 16 that can be read
     assert hits == pytest.approx(round(hits), abs=1e-6)
     assert metrics["eval_top5"] <= 16 / 17
+    assert metrics["eval_num_unreadable"] == 1
+    assert "| of them unreadable, counted as wrong | 1 |" in (output / "README.md").read_text()
     assert math.isfinite(metrics["eval_loss"])
     lines = (output / "confusion_matrix.csv").read_text().splitlines()
     assert sum(int(count) for line in lines[1:] for count in line.split(",")[1:]) == 17

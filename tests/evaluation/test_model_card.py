@@ -179,11 +179,11 @@ def test_folders_are_no_ids_of_the_hub(tiny_run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("vision", "says", "says_not"),
     [
-        ({}, "mutual-information token", "interaction token is"),
-        ({"interaction_token": True}, "an extension of `ila_hf`,\nnot of the paper", "causal"),
+        ({}, "one mutual-information\ntoken", "interaction token is"),
+        ({"interaction_token": True}, "an extension of\n`ila_hf`, not of the paper", "causal"),
         ({"first_frame": "self"}, "causal in time", "interaction token is"),
-        ({"architecture": "released"}, "what the published checkpoints hold", "mutual-information token"),
-        ({"alignment_layers": []}, "no layer aligns frames", "mutual-information token"),
+        ({"architecture": "released"}, "what the published checkpoints hold", "mutual-information\ntoken"),
+        ({"alignment_layers": []}, "no layer aligns frames", "mutual-information\ntoken"),
     ],
 )
 def test_architectures(tiny_model, tiny_run, vision, says, says_not):

@@ -143,6 +143,7 @@ def naive(probabilities, labels):
         "mean_class_accuracy": sum(means) / len(means),
         "loss": sum(losses) / len(losses),
         "num_clips": len(labels),
+        **({"num_unreadable": len(labels) - len(losses)} if len(losses) < len(labels) else {}),
     }
 
 

@@ -355,6 +355,8 @@ def test_evaluation_counts_unreadable_clips_as_misses(make_trainer):
     assert broken["eval_num_clips"] == whole["eval_num_clips"] == 5
     assert 0 <= whole["eval_top1"] - broken["eval_top1"] <= 1 / 5
     assert broken["eval_top5"] <= 4 / 5
+    assert broken["eval_num_unreadable"] == 1
+    assert "eval_num_unreadable" not in whole
 
 
 def test_evaluation_leaves_the_random_state(make_trainer):

@@ -133,10 +133,11 @@ class VideoClassificationMetric(evaluate.Metric):  # type: ignore[misc]
             references (B,): Their class ids.
 
         Returns:
-            Figures by name. `top1` and `top5` are shares of all clips, in [0, 1]; with fewer than five classes, `top5`
-            is top-K. `mean_class_accuracy` is the mean over the classes that occur of the share of their clips that
-            are right, `loss` that of -log p(true class) over the clips with a prediction and a class, `num_clips` the
-            number of all clips. A mean over nothing, such as the loss where no video could be read, is NaN.
+            Figures by name. `top1` and, with more than five classes, `top5` are shares of all clips, in [0, 1].
+            `mean_class_accuracy` is the mean over the classes that occur of the share of their clips that are right,
+            `loss` that of -log p(true class) over the clips with a prediction and a class, `num_clips` the number of
+            all clips, and, where there are any, `num_unreadable` that of those without a prediction or a class. A
+            mean over nothing, such as the loss where no video could be read, is NaN.
 
         Raises:
             ValueError: If there are no clips.
@@ -151,11 +152,14 @@ class VideoClassificationMetric(evaluate.Metric):  # type: ignore[misc]
         accuracies = class_accuracies(self._confusion, self.label_names)
         results = {
             "top1": int(np.trace(self._confusion)) / num_clips,
-            "top5": self._num_top5 / num_clips,
+            **({"top5": self._num_top5 / num_clips} if len(self.label_names) > 5 else {}),
             "mean_class_accuracy": sum(accuracies.values()) / len(accuracies) if accuracies else float("nan"),
             "loss": self._sum_loss / num_predicted if num_predicted else float("nan"),
             "num_clips": float(num_clips),
         }
+        num_unreadable = int(self._confusion[:, -1].sum()) + self._num_unknown
+        if num_unreadable:
+            results["num_unreadable"] = float(num_unreadable)
         self._reset()
         return results
 

@@ -25,7 +25,7 @@ TEMPLATE = Path(__file__).with_name("model_card_template.md")
 VISIBLE_CLASSES = 20  # longer lists are folded
 
 _ACCURACIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean class accuracy"}
-_OTHER_METRICS = {"num_clips": "clips evaluated"}
+_OTHER_METRICS = {"num_clips": "clips evaluated", "num_unreadable": "of them unreadable, counted as wrong"}
 TAGS = ("video-classification", "ila", "ila_hf", "clip", "action-recognition")
 ZERO_SHOT_TAG = "zero-shot-video-classification"
 _TEXT_HEAD, _LINEAR_HEAD = ILAForVideoTextClassification.__name__, ILAForVideoClassification.__name__

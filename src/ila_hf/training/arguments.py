@@ -113,10 +113,10 @@ class DataArguments:
         default=None, metadata={"help": "What `ila-hf check` has written: videos to leave out of the training."}
     )
     on_eval_error: str = field(
-        default="error",
+        default="wrong",
         metadata={
-            "help": "A validation video that cannot be read ends the run, or is scored as wrong.",
-            "choices": ["error", "wrong"],
+            "help": "A validation video that cannot be read is scored as wrong, or ends the run.",
+            "choices": ["wrong", "error"],
         },
     )
     decode_seconds: float | None = field(

@@ -26,6 +26,8 @@ from .splits import VideoSplits
 
 logger = logging.getLogger(__name__)
 
+UNREADABLE_LIST = "unreadable_videos.jsonl"  # in the folder of the run
+
 ILAClassifier = ILAForVideoTextClassification | ILAForVideoClassification
 
 
@@ -164,7 +166,7 @@ def make_clips(
 ) -> ClipSets:
     """Clips of the splits: drawn and augmented for training, the views that are asked for in evaluation.
 
-    Videos that cannot be read are listed in `output_dir/unreadable_videos.jsonl`.
+    Videos that cannot be read are listed in `output_dir/unreadable_videos.jsonl`, after those that are there.
 
     Args:
         splits: Of [`load_splits`].
@@ -174,7 +176,7 @@ def make_clips(
         seed: Of the draws.
     """
     processor = getattr(processor, "video_processor", processor)
-    unreadable = UnreadableVideos(Path(output_dir) / "unreadable_videos.jsonl")
+    unreadable = UnreadableVideos(Path(output_dir) / UNREADABLE_LIST)
     limits = VideoLimits(decode_seconds=arguments.decode_seconds)
     flip = _flip(arguments, splits.label_names)
     if flip and arguments.augment and names_a_side(splits.label_names or []):

@@ -42,7 +42,7 @@ from .progress import CurvesCallback, LossRecord, ScheduleCallback, batch_losses
 from .sync_batch_norm import share_statistics, synchronize_batch_norm
 
 
-METRICS = ("top1", "top5", "mean_class_accuracy", "loss", "num_clips")
+METRICS = ("top1", "top5", "mean_class_accuracy", "loss", "num_clips", "num_unreadable")
 
 
 class ILATrainer(Trainer):
@@ -371,8 +371,8 @@ class ILATrainer(Trainer):
         """
         if not self.is_world_process_zero():
             return
-        evaluated = [entry for entry in self.state.log_history if "eval_top1" in entry]
-        metrics = {name: evaluated[-1][f"eval_{name}"] for name in METRICS} if evaluated else {}
+        evaluated = [entry for entry in self.state.log_history if "eval_top1" in entry] or [{}]
+        metrics = {name: evaluated[-1][f"eval_{name}"] for name in METRICS if f"eval_{name}" in evaluated[-1]}
         reader = getattr(self.eval_dataset, "reader", None)  # it knows the views of the evaluation
         card = card_from_run(
             unwrap_peft_model(self.accelerator.unwrap_model(self.model)),
