@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from transformers import CLIPTextModel
+from transformers import CLIPConfig, CLIPModel, CLIPTextModel
 
-from ila_hf import ILAForVideoTextClassification
+from ila_hf import ILAConfig, ILAForVideoTextClassification, class_texts_ila
 from ila_hf.demo.motion_videos import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 
@@ -22,6 +22,31 @@ def test_class_texts_are_saved_with_the_model(tiny_model, clips, tmp_path):
     other = ILAForVideoTextClassification.from_pretrained(tmp_path, num_labels=5, ignore_mismatched_sizes=True)
     with pytest.raises(ValueError, match="no class texts"):
         other(clips)
+
+
+def test_texts_under_other_names_are_told(tiny_model, clips, tmp_path, monkeypatch):
+    """As many other names as there are texts would be given to the old texts, with full scores."""
+    told = []
+    monkeypatch.setattr(class_texts_ila.logger, "warning_once", told.append)
+    tiny_model().save_pretrained(tmp_path)
+    names = {i: f"other {i}" for i in range(8)}
+    config = ILAConfig.from_pretrained(tmp_path, id2label=names)
+    for arguments in ({"id2label": names}, {"config": config}):
+        model = ILAForVideoTextClassification.from_pretrained(tmp_path, **arguments).eval()
+        assert told == []
+        model(clips)
+        assert len(told) == 1
+        assert f"'{MOTIONS[0]}' is now called 'other 0'" in told.pop()
+        model = ILAForVideoTextClassification.from_pretrained(tmp_path, **arguments).eval()
+        model.set_class_texts(list(names.values()), tiny_tokenizer())
+        model(clips)
+    ILAForVideoTextClassification.from_pretrained(tmp_path).eval()(clips)
+    # The names of a plain CLIP are those of no text
+    CLIPModel(CLIPConfig.from_dict(tiny_config().to_dict())).save_pretrained(tmp_path / "clip")
+    model = ILAForVideoTextClassification.from_pretrained(tmp_path / "clip", id2label={0: "a", 1: "b"}).eval()
+    model.set_class_texts(["a", "b"], tiny_tokenizer())
+    model(clips)
+    assert told == []
 
 
 def test_class_texts_as_ids_and_per_call(tiny_model, clips):

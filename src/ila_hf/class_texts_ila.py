@@ -6,11 +6,18 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers import initialization as init
-from transformers.utils import is_tracing
+from transformers.utils import is_tracing, logging
 
 from .checks_ila import check_class_texts, check_names, check_text_length, check_token_ids
 from .configuration_ila import ILAConfig
+
+
+logger = logging.get_logger(__name__)
+
+# Of `from_pretrained`: where the saved configuration is
+_WHERE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class ILAClassTexts(nn.Module):
@@ -70,6 +77,20 @@ class ILAClassTextsMixin:
     training: bool
     # The key of the features, the features, and what they are made of
     _class_features: tuple[list[Any], torch.Tensor, list[torch.Tensor]] | None = None
+    # Of the loaded texts, where the model was loaded with others
+    _names_of_texts: list[str] | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As every model. Class texts that are loaded under other names than they were saved with are told."""
+        parent: Any = super()
+        loaded = parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        where = {name: kwargs[name] for name in _WHERE if name in kwargs}
+        saved = _saved_names(pretrained_model_name_or_path, where)
+        if saved is not None and len(saved) == model.config.num_labels:
+            model._names_of_texts = saved
+        return loaded
 
     # No hyperparameter: what the user has the model tell apart
     # trf-ignore: TRF033
@@ -103,6 +124,7 @@ class ILAClassTextsMixin:
             labels = names if labels is None else labels
         check_names(labels or [], "The names of classes")
         self.class_texts.set(input_ids)
+        self._names_of_texts = None
         self.reset_class_features()
         if labels is not None:
             self.config.id2label = dict(enumerate(labels))
@@ -159,7 +181,29 @@ class ILAClassTextsMixin:
 
     def _encode_class_texts(self) -> torch.Tensor:
         input_ids = self.class_texts()
-        if not is_tracing() and (input_ids == ILAClassTexts.UNSET).any():
-            raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
+        if not is_tracing():
+            self._check_texts(input_ids)
         model: Any = self
         return model.get_text_features(input_ids, return_dict=True).pooler_output
+
+    def _check_texts(self, input_ids: torch.Tensor) -> None:
+        if (input_ids == ILAClassTexts.UNSET).any():
+            raise ValueError("The model has no class texts: call `set_class_texts` or pass `input_ids`.")
+        if self._names_of_texts is not None:
+            names = self.config.id2label
+            pairs = [(old, names[i]) for i, old in enumerate(self._names_of_texts) if old != names[i]]
+            if pairs:
+                logger.warning_once(
+                    f"The class texts are those that the model was saved with, under new names: {pairs[0][0]!r} is "
+                    f"now called {pairs[0][1]!r}. For texts of the new names call `set_class_texts`."
+                )
+
+
+def _saved_names(source: Any, where: dict[str, Any]) -> list[str] | None:
+    """The names of the classes that an ILA model was saved with; None for other models and without configuration."""
+    try:
+        saved = PreTrainedConfig.get_config_dict(source, **where)[0]
+    except OSError:  # weights alone, with a configuration from elsewhere
+        return None
+    names = saved.get("id2label") or {}
+    return [names[i] for i in sorted(names, key=int)] if saved.get("model_type") == ILAConfig.model_type else None
