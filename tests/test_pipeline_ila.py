@@ -21,6 +21,7 @@ from transformers import (
     VideoMAEVideoProcessor,
     pipeline,
 )
+from transformers.pipelines.pt_utils import KeyDataset
 
 from ila_hf import ILAForVideoClassification, ILAModel, ILAProcessor, VideoReadError, pipeline_ila, read_video
 from ila_hf.demo.tiny import tiny_processor
@@ -169,6 +170,16 @@ def test_everything_that_holds_videos(classify, scores_of, video_file, numbered_
         for answer, scores in zip(answers, expected, strict=True):
             check(answer, scores, 3)
     assert [len(answer) for answer in classify(column, window_seconds=2.0)] == [1, 2]
+
+
+def test_columns_of_videos_need_no_torchcodec(classify, scores_of, video_file, numbered_video):
+    files = [str(video_file), str(numbered_video)]
+    data = datasets.Dataset.from_dict({"clip": files}, features=datasets.Features({"clip": datasets.Video()}))
+    for videos in (KeyDataset(data, "clip"), data["clip"], data.to_iterable_dataset()["clip"]):
+        for answer, file in zip(classify(videos, batch_size=2, top_k=3), files, strict=True):
+            check(answer, scores_of(file), 3)
+    row = data.cast_column("clip", datasets.Video(decode=False))[0]["clip"]
+    check(classify(row, top_k=3), scores_of(files[0]), 3)
 
 
 def test_streams_take_no_workers(classify, scores_of, video_file, monkeypatch):

@@ -5,6 +5,7 @@
 registration.py sees to.
 """
 
+import dataclasses
 import itertools
 import operator
 from collections import deque
@@ -17,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from transformers import AutoModel, AutoModelForVideoClassification
 from transformers.pipelines.base import Pipeline
-from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
+from transformers.pipelines.pt_utils import KeyDataset, PipelineDataset, PipelineIterator
 from transformers.pipelines.video_classification import VideoClassificationPipeline
 from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
@@ -83,6 +84,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         """Classify one video or several; see the class."""
         if inputs is None:
             raise ValueError(f"The pipeline {self.task!r} needs a video or a list of videos, got None.")
+        inputs = _undecoded(inputs)
         if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 5:
             inputs = list(inputs)
         if isinstance(inputs, list) and not inputs:
@@ -394,6 +396,18 @@ class _Stream(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
+
+
+def _undecoded(inputs: Any) -> Any:
+    """A column of videos of a data set without its decoding, which needs FFmpeg's libraries; others as they are."""
+    if isinstance(inputs, KeyDataset):
+        source, name = inputs.dataset, inputs.key
+    else:
+        source, name = getattr(inputs, "source", None), getattr(inputs, "column_name", None)
+    feature: Any = (getattr(source, "features", None) or {}).get(name)
+    if type(feature).__name__ != "Video" or not feature.decode:
+        return inputs
+    return source.cast_column(name, dataclasses.replace(feature, decode=False))[name]
 
 
 def _collate(items: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

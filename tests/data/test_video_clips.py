@@ -1,5 +1,6 @@
 """Clips: what is drawn, what becomes of videos that cannot be read, and who decodes what."""
 
+import shutil
 import subprocess
 import sys
 import warnings
@@ -8,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration, skip_first_batches
-from datasets import ClassLabel, Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from video_files import write_shards
 
 from ila_hf import ILAVideoProcessor, VideoLimits, VideoReadError
 from ila_hf.data.unreadable_videos import UnreadableVideos
 from ila_hf.data.video_clips import ClipReader, ClipSampler, VideoClips, collate_clips, stream_clips
-from ila_hf.data.video_data import load_video_dataset
+from ila_hf.data.video_data import load_video_dataset, undecoded
 from ila_hf.data.video_transforms import training_transform
 
 
@@ -48,6 +49,23 @@ def test_evaluation_is_what_the_processor_gives(numbered_video, video_file, proc
     clips = VideoClips(dataset_of(numbered_video), ClipReader(views, train=False))
     assert clips[0]["pixel_values"].shape == (6, 4, 3, 32, 32)
     assert torch.equal(clips[0]["pixel_values"], views(numbered_video, return_tensors="pt")["pixel_values"][0])
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_stock_folder_of_videos_needs_no_torchcodec(tmp_path, numbered_video, video_file, processor, streaming):
+    """Its rows are decoded by torchcodec when they are looked at, which needs FFmpeg's libraries."""
+    for name, video in (("a", numbered_video), ("b", video_file)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        shutil.copy(video, tmp_path / "train" / name / "1.mp4")
+    data = load_dataset("videofolder", data_dir=str(tmp_path), split="train", streaming=streaming)
+    assert data.features["video"].decode
+    reader = ClipReader(processor, train=False)
+    clips = list(stream_clips(data, reader)) if streaming else [*map(VideoClips(data, reader).__getitem__, range(2))]
+    expected = processor([numbered_video, video_file], return_tensors="pt")["pixel_values"]
+    assert torch.equal(torch.stack([torch.as_tensor(clip["pixel_values"]) for clip in clips]), expected)
+    assert [clip["labels"] for clip in clips] == [0, 1]
+    rows = undecoded(data)
+    assert torch.equal(processor([row["video"] for row in rows], return_tensors="pt")["pixel_values"], expected)
 
 
 def test_training_frames_are_drawn_from_the_generator_of_torch(numbered_video, processor):

@@ -14,6 +14,7 @@ from ..video_processing_ila import ILAVideoProcessor
 from ..video_reading import read_video
 from ..video_sources import VideoLimits, VideoReadError, source_name
 from .unreadable_videos import UnreadableVideos
+from .video_data import undecoded
 
 
 ErrorPolicy = Literal["skip", "error", "wrong"]
@@ -134,7 +135,7 @@ class VideoClips(torch.utils.data.Dataset[dict[str, Any]]):
     """
 
     def __init__(self, data: Dataset, reader: ClipReader, seed: int = 0):
-        self.data, self.reader, self.seed = data, reader, seed
+        self.data, self.reader, self.seed = undecoded(data), reader, seed
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # loader workers that persist see it change
 
     @property
@@ -219,7 +220,7 @@ def stream_clips(data: IterableDataset, reader: ClipReader, num_processes: int =
             f"{num_processes} shards or more."
         )
 
-    rows = data.select_columns(["video", "label"])
+    rows = undecoded(data.select_columns(["video", "label"]))
     return rows.map(partial(_read_rows, reader=reader), batched=True, batch_size=1, remove_columns=["video", "label"])
 
 

@@ -8,6 +8,7 @@ Every loader gives the columns `video` (a path, an http(s) URL, or a dict of `pa
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -229,8 +230,7 @@ def load_video_dataset(
     for column in (video_column, label_column.partition(".")[0]):
         if column not in features:
             raise ValueError(f"{path!r} has no column {column!r}; its columns are {sorted(features)}.")
-    if isinstance(features[video_column], Video):
-        data = data.cast_column(video_column, Video(decode=False))
+    data = undecoded(data, video_column)
     feature = features.get(label_column)
     own_names = feature.names if isinstance(feature, ClassLabel) else None
     names = label_names or own_names
@@ -248,6 +248,14 @@ def load_video_dataset(
     is_file = isinstance(data.features[video_column], Video) or features[video_column] == Value("binary")
     kinds = Features({"video": value if is_file else data.features[video_column], "label": ClassLabel(names=names)})
     return data.map(pick, remove_columns=list(data.features), features=kinds)
+
+
+def undecoded(data: Any, column: str = "video") -> Any:
+    """A data set of `datasets` whose column of videos gives paths and bytes: decoding them there needs torchcodec."""
+    feature = (getattr(data, "features", None) or {}).get(column)
+    if not isinstance(feature, Video) or not feature.decode:
+        return data
+    return data.cast_column(column, replace(feature, decode=False))
 
 
 def _own_name(label: Any, names: Sequence[str] | None, source: str) -> Any:
