@@ -10,14 +10,18 @@
 Videos lie in one folder per class, `<split>/<class>/<file>`, are listed in a file, or come from a data set of the Hub.
 The model is an ILA model or a plain CLIP, whose alignment is then new; `--config_name` alone trains from scratch.
 `--config` reads arguments from a json or yaml file or takes those of a published recipe (examples/configs); flags win.
-A run that was killed goes on, exactly, with `--resume_from_checkpoint True`.
+A run that was killed goes on, exactly, with `--resume_from_checkpoint True`. The installed package has this script as
+`ila-hf train` and `ila-hf evaluate`; several processes run it with `accelerate launch -m ila_hf train`.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers.trainer_utils import enable_full_determinism, set_seed
 
+from ila_hf.__main__ import errors_in_one_line
 from ila_hf.data.video_clips import collate_clips
 from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
 from ila_hf.training import ILATrainer, ILATrainingArguments
@@ -48,11 +52,12 @@ def write_reports(trainer: ILATrainer, folder: Path) -> None:
     write_class_table(folder / "classes.csv", matrix, names)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
+    """Run with flags, by default those of the command line; `defaults` are those of flags that are not given."""
     # 1. Arguments, from flags, from a file, or both
-    model_args, data_args, training_args = parse_arguments(
-        (ModelArguments, DataArguments, ILATrainingArguments), config_folder=Path(__file__).parent / "configs"
-    )
+    kinds = (ModelArguments, DataArguments, ILATrainingArguments)
+    recipes = Path(__file__).parent / "configs"
+    model_args, data_args, training_args = parse_arguments(kinds, arguments, recipes, defaults)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if training_args.should_log:
         for name in (__name__, "ila_hf"):
@@ -73,6 +78,8 @@ def main() -> None:
         evaluates = training_args.do_eval or training_args.eval_strategy != "no"
         splits = load_splits(data_args, training_args.seed, known, evaluates)
     check_splits(splits, training_args)
+    if training_args.do_train and splits.validation is not None:
+        training_args.do_eval = True
 
     # 3. Model and processor
     trains = training_args.do_train
@@ -122,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line(Path(__file__).name):
+        main()

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from ila_hf import ILAProcessor, ILAVideoProcessor
+from ila_hf.__main__ import errors_in_one_line
 from ila_hf.data.video_clips import ClipSampler, VideoClips, collate_clips
 from ila_hf.evaluation.model_card import card_from_run
 from ila_hf.evaluation.reports import draw_curves, write_confusion_matrix
@@ -307,4 +308,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with errors_in_one_line(Path(__file__).name):
+        main()

@@ -399,8 +399,9 @@ def test_errors_come_before_any_work(run, videos, tmp_path):
         ({"do_eval": True, "model_name_or_path": model, "train_dir": train}, "--do_eval needs --validation_dir"),
         ({"model_name_or_path": model, "train_dir": train, "train_file": "x.csv"}, "Give one source for the train"),
         ({"model_name_or_path": model, "train_dir": train, "num_frames": 4}, "--num_frames 4 does not fit"),
-        ({"model_name_or_path": model, "train_dir": train, "freeze": ["all"]}, "Cannot freeze 'all'"),
-        ({"config_name": model, "train_dir": train, "head": "text"}, "Class texts need a tokenizer"),
+        ({"model_name_or_path": model, "train_dir": train}, "nothing to do: give --do_train, --do_eval or"),
+        ({"do_train": True, "model_name_or_path": model, "train_dir": train, "freeze": ["all"]}, "Cannot freeze"),
+        ({"do_train": True, "config_name": model, "train_dir": train, "head": "text"}, "texts need a tokenizer"),
         ({"do_eval": True, "model_name_or_path": model, "validation_dir": validation}, "classes that are not among"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -3,10 +3,13 @@
 import ast
 import importlib
 import inspect
+import os
+import shutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -50,6 +53,40 @@ def test_there_are_no_circles_and_nothing_travels_with_a_folder():
     for module, imported in graph.items():
         if "." not in module:
             assert not any("." in name for name in imported), module
+
+
+def test_the_wheel_has_all_packages_and_their_data(tmp_path):
+    """It is installed by itself, far from the clone, and trains with a recipe of its own."""
+    root = tmp_path / "clone"  # building leaves files in it, which would be in the next wheel
+    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("src", "examples"):
+        shutil.copytree(PACKAGE.parents[1] / name, root / name, ignore=ignored)
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PACKAGE.parents[1] / name, root / name)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(root)]
+    subprocess.run([*pip, *build], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    files = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    own = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyi", ".md", ".typed")]
+    examples = [*(root / "examples").glob("run_*.py"), *(root / "examples").glob("configs/*.json")]
+    expected = {f"ila_hf/{path.relative_to(PACKAGE)}" for path in own}
+    expected |= {f"ila_hf/{path.relative_to(root)}" for path in examples}
+    assert expected <= files
+    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    code = "import ila_hf.__main__ as main; print(main.__file__); main.main(['train', '--config', 'demo'])"
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.stdout.strip() == str(tmp_path / "site" / "ila_hf" / "__main__.py")
+    assert run.returncode == 2
+    assert "ila-hf train: " in run.stderr
+    assert "outputs/demo" in run.stderr  # where the recipe of the demo looks for its model
 
 
 def test_folders():

@@ -41,6 +41,12 @@ def refusal(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         ("check --data nope --output_file list.jsonl", "There is no folder or list 'nope'."),
+        ("train --train_dir nope --model_name_or_path MODEL --output_dir out", "There is no folder or list 'nope'."),
+        ("train --output_dir out", "Give --model_name_or_path to fine-tune a model, or --config_name to train"),
+        ("train --model_name_or_path MODEL --output_dir out", "--do_train needs --data_dir, --train_dir,"),
+        ("train --config nope", "There is no file 'nope', and the recipes are demo, ila-base-patch16,"),
+        ("train --learning_rat 1", "There is no argument 'learning_rat'. Did you mean learning_rate?"),
+        ("evaluate --model_name_or_path MODEL --output_dir out", "--do_eval needs --validation_dir,"),
         ("convert --checkpoint_path nope.pth --output_dir out", "There is no checkpoint 'nope.pth'."),
         ("motion-videos --output_dir out --train 3", "The split 'train' must have 8 (one per motion) to 1000000"),
         (

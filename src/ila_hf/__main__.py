@@ -4,46 +4,68 @@
 import argparse
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from . import __version__
 
-# sub-command -> (module with `add_arguments` and `run`, help); a module is imported only when it is asked for
+
+# sub-command -> (module, help); a module is imported only when it is asked for. It has `add_arguments` and `run`; the
+# script for training has a `main`, whose defaults of arguments are below
 COMMANDS = {
     "check": ("data.unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("conversion.convert_ila_checkpoint", "convert a released checkpoint"),
+    "evaluate": ("examples.run_video_classification", "evaluate a model on labelled videos"),
     "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
     "model-cards": ("evaluation.published_cards", "write the cards of the published variants"),
     "motion-videos": ("demo.motion_videos", "make a small labelled video set"),
     "temporal-score": ("analysis.temporal_score", "compare the accuracy on temporal classes with that on static ones"),
     "tiny-model": ("demo.tiny", "make a tiny model to train from scratch"),
+    "train": ("examples.run_video_classification", "fine-tune and evaluate a model on labelled videos"),
     "visualize": ("analysis.visualization", "draw the interactive points on the frames of a clip"),
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run a sub-command; `ila-hf --help` lists them.
+DEFAULTS = {"train": {"do_train": True}, "evaluate": {"do_eval": True}}
 
-    What a user can mend is told in one line, with exit status 2: errors of values, files, videos and the Hub, and
-    missing packages. Any other error keeps its traceback.
+
+@contextmanager
+def errors_in_one_line(program: str) -> Iterator[None]:
+    """Tell what a user can mend in one line, with exit status 2.
+
+    These are errors of values, files, videos and the Hub, and missing packages. Others keep their traceback.
     """
-    parser = argparse.ArgumentParser(prog="ila-hf", description="Video recognition with ILA.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name, (_, text) in COMMANDS.items():
-        commands.add_parser(name, help=text, add_help=False)
-    command, rest = parser.parse_known_args(arguments)
-    module = importlib.import_module(f".{COMMANDS[command.command][0]}", __package__)
-    subparser = argparse.ArgumentParser(prog=f"ila-hf {command.command}", description=COMMANDS[command.command][1])
-    module.add_arguments(subparser)
-    given = subparser.parse_args(rest)
     try:
-        _check_model(getattr(given, "model", None))
-        module.run(given)
+        yield
     except (ValueError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and error.name is not None:  # it is of Python's own, no message of ours
             raise
         lines = (line.strip() for line in str(error).splitlines())
-        print(f"{subparser.prog}: {' '.join(lines)}", file=sys.stderr)
+        print(f"{program}: {' '.join(lines)}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a sub-command; `ila-hf --help` lists them. For errors see [`errors_in_one_line`]."""
+    parser = argparse.ArgumentParser(prog="ila-hf", description="Video recognition with ILA.")
+    parser.add_argument("--version", action="version", version=f"ila-hf {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    command, rest = parser.parse_known_args(arguments)
+    program = f"ila-hf {command.command}"
+    module = importlib.import_module(f".{COMMANDS[command.command][0]}", __package__)
+    if command.command in DEFAULTS:
+        with errors_in_one_line(program):
+            module.main(rest, **DEFAULTS[command.command])
+        return
+    subparser = argparse.ArgumentParser(prog=program, description=COMMANDS[command.command][1])
+    module.add_arguments(subparser)
+    given = subparser.parse_args(rest)
+    with errors_in_one_line(program):
+        _check_model(getattr(given, "model", None))
+        module.run(given)
 
 
 def _check_model(name: str | None) -> None:

@@ -42,7 +42,7 @@ def test_flags():
         True,
         None,
     )
-    assert (data.flip, data.zero_shot, data.streaming, data.on_eval_error) == (0.25, True, False, "error")
+    assert (data.flip, data.zero_shot, data.streaming, data.on_eval_error) == (0.25, True, False, "wrong")
     assert (run.output_dir, run.learning_rate, run.do_train) == ("out", 0.1, False)
     assert parse_arguments(ALL, ["--output-dir=out", "--num-frames=2"])[0].num_frames == 2  # with hyphens too
 

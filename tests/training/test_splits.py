@@ -276,7 +276,8 @@ def test_what_is_needed():
     with pytest.raises(ValueError, match="--do_predict needs --test_dir or --test_file"):
         check_splits(VideoSplits(1, 1, None, None), jobs)
     check_splits(VideoSplits(1, 1, 1, None), jobs)
-    check_splits(VideoSplits(None, None, None, None), Namespace(do_train=False, do_eval=False, do_predict=False))
+    with pytest.raises(ValueError, match="nothing to do: give --do_train, --do_eval or --do_predict"):
+        check_splits(VideoSplits(1, 1, 1, None), Namespace(do_train=False, do_eval=False, do_predict=False))
 
 
 # --- Data sets ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import argparse
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -236,7 +236,10 @@ class ILATrainingArguments(TrainingArguments):
 
 
 def parse_arguments(
-    dataclasses: Sequence[type], arguments: Sequence[str] | None = None, config_folder: str | Path | None = None
+    dataclasses: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    config_folder: str | Path | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple[Any, ...]:
     """Read flags, one json or yaml file of arguments, or `--config <file>` and flags, which win.
 
@@ -244,6 +247,7 @@ def parse_arguments(
         dataclasses: Whose fields are the arguments.
         arguments: Default: those of the command line.
         config_folder: Where `--config <name>` finds <name>.json; None for files only.
+        defaults: Of arguments that neither a flag nor the file gives, instead of those of the classes.
 
     Returns:
         One object per class.
@@ -261,6 +265,7 @@ def parse_arguments(
     parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False)
     parser.add_argument("--config", help="A json or yaml file of arguments, or the name of a published recipe.")
     known = {action.dest for action in parser._actions} - {"help", "config"}
+    parser.set_defaults(**(defaults or {}))
     if config.config is not None:
         values = _read_config(config.config, config_folder)
         _refuse_unknown(set(values), known, f"{config.config!r} has the unknown")

@@ -244,8 +244,10 @@ def check_splits(splits: VideoSplits, arguments: Any) -> None:
     """Whether there is what --do_train, --do_eval and --do_predict need.
 
     Raises:
-        ValueError: Naming what is missing.
+        ValueError: Naming what is missing; if there is none of the three.
     """
+    if not (arguments.do_train or arguments.do_eval or arguments.do_predict):
+        raise ValueError("There is nothing to do: give --do_train, --do_eval or --do_predict.")
     for job, split, sources in (
         ("do_train", splits.train, "--data_dir, --train_dir, --train_file or --dataset_name"),
         ("do_eval", splits.validation, "--validation_dir, --validation_file, --dataset_name or --train_val_split"),
