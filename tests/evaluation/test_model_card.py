@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import jinja2
 import pytest
 import yaml
-from huggingface_hub import EvalResult, ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import meta
 from pages import run_card
 
@@ -172,8 +172,20 @@ def test_folders_are_no_ids_of_the_hub(tiny_run, tmp_path, monkeypatch):
     (tmp_path / "outputs" / "first").mkdir(parents=True)
     card = tiny_run(base_model="outputs/first", dataset_name="/data/videos", license=None)
     assert not {"base_model", "datasets", "license"} & front_matter(card).keys()
-    assert "trained from outputs/first on /data/videos." in card.text
+    assert "It was trained on videos." in card.text
     assert "states no licence" in card.text
+    assert "outputs/first" not in card.text
+    # What the folder's own card states is of use elsewhere
+    metadata = ModelCardData(base_model="openai/clip-vit-base-patch16")
+    (tmp_path / "outputs" / "first" / "README.md").write_text(f"---\n{metadata.to_yaml()}\n---\nA model.\n")
+    card = tiny_run(base_model="outputs/first", model_name=f"{tmp_path}/outputs/mine/")
+    assert front_matter(card)["base_model"] == "openai/clip-vit-base-patch16"
+    assert "trained from openai/clip-vit-base-patch16" in card.text
+    assert str(tmp_path) not in str(card)
+    assert "\n# mine\n" in card.text
+    for broken in ("---\nbase_model: [\n---\n", "no front matter"):
+        (tmp_path / "outputs" / "first" / "README.md").write_text(broken)
+        assert "base_model" not in front_matter(tiny_run(base_model="outputs/first"))
 
 
 @pytest.mark.parametrize(

@@ -369,8 +369,11 @@ def _check(model_class: type[ILAPreTrainedModel], output_dir: str | Path) -> Any
     size = config.vision_config.image_size
     clips = torch.zeros(1, config.num_frames, 3, size, size)
     inputs = {}
-    if model_class is ILAForVideoTextClassification and (model.class_texts.input_ids < 0).any():
-        print("The model has no class texts: give it some with set_class_texts, or pass input_ids.")
+    if not _can_classify(model):
+        print(
+            "The model cannot classify yet: it has no class texts. Convert again with the names of the classes "
+            "(--labels) and CLIP's tokenizer (--tokenizer, a folder or a Hub id); or call `set_class_texts`."
+        )
         inputs["input_ids"] = torch.tensor([[config.text_config.bos_token_id, config.text_config.eos_token_id]])
     with torch.no_grad():
         logits = model(clips, **inputs).logits
@@ -378,6 +381,10 @@ def _check(model_class: type[ILAPreTrainedModel], output_dir: str | Path) -> Any
         raise ValueError(f"The reloaded model gives {logits.tolist()} for a black clip.")
     print(f"Saved to {output_dir}; the reloaded {model_class.__name__} gives logits of shape {tuple(logits.shape)}.")
     return model
+
+
+def _can_classify(model: ILAForVideoTextClassification | ILAForVideoClassification) -> bool:
+    return not (isinstance(model, ILAForVideoTextClassification) and (model.class_texts.input_ids < 0).any())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -390,7 +397,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf convert`."""
-    convert_ila_checkpoint(
+    """Run `ila-hf convert`; exits with 1 if what it has saved lacks class texts."""
+    model = convert_ila_checkpoint(
         arguments.checkpoint_path, arguments.output_dir, arguments.labels, arguments.num_labels, arguments.tokenizer
     )
+    if not _can_classify(model):
+        raise SystemExit(1)

@@ -5,6 +5,7 @@ The words are in model_card_template.md, the data here; `huggingface_hub` writes
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image
+from yaml import YAMLError
 
 from ..configuration_ila import ILAConfig
 from ..data.video_transforms import names_a_side
@@ -59,6 +61,21 @@ def _hub_id(name: str | None) -> str | None:
     return None if Path(str(name)).exists() else name
 
 
+def _base_model(name: str | None) -> str | None:
+    """Where the weights came from. Of a folder, which nobody else has, what its own card says, or nothing."""
+    if name is None or not os.path.exists(name):
+        return name
+    try:
+        base: Any = ModelCard.load(Path(name) / "README.md").data.base_model
+    except (OSError, ValueError, YAMLError):  # no card, or none that says anything
+        return None
+    return base if isinstance(base, str) else None
+
+
+def _without_folders(name: str) -> str:
+    return os.path.basename(os.path.normpath(name)) if os.path.isabs(name) else name
+
+
 def card_from_run(
     model: ILAForVideoTextClassification | ILAForVideoClassification,
     processor: ILAProcessor | ILAVideoProcessor,
@@ -75,12 +92,13 @@ def card_from_run(
     Args:
         model: A model with a head.
         processor: Its processor, as it was evaluated: `num_clips` × `num_crops` are the views.
-        model_name: Hub id or folder that the code of the card loads.
+        model_name: Hub id or folder that the code of the card loads; of a path from the root, its last part.
         recipe: Settings of the training, shown as a table.
         metrics: What was measured: "top1", "top5" and "mean_class_accuracy" in [0, 1]; "loss", "num_clips" and others
             as they are. NaN, a mean over nothing, is left out. None: the card says that nothing was measured.
-        dataset_name: Hub id or name of the training videos.
-        base_model: Hub id or folder of the weights that the training started from.
+        dataset_name: Hub id or name of the training videos; of a path from the root, its last part.
+        base_model: Hub id of the weights that the training started from. A folder is not named: the base model that
+            its own card states is.
         license: Identifier of the Hub's list, such as "apache-2.0".
 
     Raises:
@@ -116,12 +134,16 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.config: ILAConfig = self.model.config
+        self.hub_dataset = _hub_id(self.dataset_name)
+        # A card is read elsewhere, where the folders of this machine are not
+        self.model_name = _without_folders(self.model_name)
+        self.dataset_name = self.dataset_name and _without_folders(self.dataset_name)
+        self.base_model = _base_model(self.base_model)
         self.has_text = isinstance(self.model, ILAForVideoTextClassification)
 
     def metadata(self) -> ModelCardData:
         """The front matter."""
-        dataset = _hub_id(self.dataset_name)
-        results = self._eval_results(dataset or "unknown")
+        results = self._eval_results(self.hub_dataset or "unknown")
         return ModelCardData(
             language="en" if self.has_text else None,
             license=self.license,
@@ -129,7 +151,7 @@ class _Run:
             pipeline_tag="video-classification",
             tags=[*TAGS, *([ZERO_SHOT_TAG] if self.has_text else [])],
             base_model=_hub_id(self.base_model),
-            datasets=[dataset] if dataset else None,
+            datasets=[self.hub_dataset] if self.hub_dataset else None,
             metrics=["accuracy"] if results else None,
             model_name=self.model_name if results else None,
             eval_results=results or None,
