@@ -143,7 +143,7 @@ def test_it_trains_saves_loads_and_exports(clips, tmp_path):
 
     card = card_from_run(loaded, tiny_processor(loaded.config), model_name="me/mine", recipe={})
     text = " ".join(card.text.split())
-    assert "from other frames is up to the temporal module `average_pooling`: register it before you load" in text
+    assert "from other frames is up to the temporal module average\\_pooling: register it before you load" in text
     assert "mutual-information" not in text
     assert '"paper"' not in text
 

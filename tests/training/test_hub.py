@@ -283,7 +283,7 @@ flags = json.loads((folder / "flags.json").read_text())
 os.environ["HF_TOKEN"] = tokens["read"]
 for script, more in flags.items():
     sys.argv = [script, *more, "--hub_model_id", "tester/theirs"]
-    report[Path(script).name] = refusal(runpy.run_path, script, run_name="__main__")
+    report[Path(script).name] = refusal(runpy.run_path(script)["main"])
 """
 
 
@@ -330,9 +330,9 @@ def test_a_token_that_ends_with_the_training_costs_nothing(hub, data, tmp_path):
     arguments = {"hub_model_id": "tester/mine", "save_strategy": "steps", "save_steps": 1, "do_predict": True}
     arguments |= {"test_dir": data / "validation"}
     done = train(hub, TRAINER, data, output, tmp_path / "home", token, **arguments)
-    assert done.returncode == 1
+    assert done.returncode == 2
     error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("ila_hf.training.hub.PushError: Cannot push to 'tester/mine': 401")
+    assert error.startswith("run_video_classification.py: Cannot push to 'tester/mine': 401")
     assert f"All of the run is in {str(output)!r}" in error
     assert "A checkpoint was not pushed to 'tester/mine': 401" in done.stderr
     for name in ("README.md", "all_results.json", "eval_results.json", "confusion_matrix.csv", *MODEL_FILES):
