@@ -6,18 +6,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 from transformers import initialization as init
 from transformers.utils import is_tracing, logging
 
 from .checks_ila import check_class_texts, check_names, check_text_length, check_token_ids
-from .configuration_ila import ILAConfig
+from .configuration_ila import ILAConfig, saved_settings
 
 
 logger = logging.get_logger(__name__)
-
-# Of `from_pretrained`: where the saved configuration is
-_WHERE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
 
 
 class ILAClassTexts(nn.Module):
@@ -86,10 +82,10 @@ class ILAClassTextsMixin:
         parent: Any = super()
         loaded = parent.from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        where = {name: kwargs[name] for name in _WHERE if name in kwargs}
-        saved = _saved_names(pretrained_model_name_or_path, where)
-        if saved is not None and len(saved) == model.config.num_labels:
-            model._names_of_texts = saved
+        saved = saved_settings(pretrained_model_name_or_path, kwargs)
+        names = saved.get("id2label") or {}
+        if saved.get("model_type") == ILAConfig.model_type and len(names) == model.config.num_labels:
+            model._names_of_texts = [names[i] for i in sorted(names, key=int)]
         return loaded
 
     # No hyperparameter: what the user has the model tell apart
@@ -197,13 +193,3 @@ class ILAClassTextsMixin:
                     f"The class texts are those that the model was saved with, under new names: {pairs[0][0]!r} is "
                     f"now called {pairs[0][1]!r}. For texts of the new names call `set_class_texts`."
                 )
-
-
-def _saved_names(source: Any, where: dict[str, Any]) -> list[str] | None:
-    """The names of the classes that an ILA model was saved with; None for other models and without configuration."""
-    try:
-        saved = PreTrainedConfig.get_config_dict(source, **where)[0]
-    except OSError:  # weights alone, with a configuration from elsewhere
-        return None
-    names = saved.get("id2label") or {}
-    return [names[i] for i in sorted(names, key=int)] if saved.get("model_type") == ILAConfig.model_type else None

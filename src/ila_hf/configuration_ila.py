@@ -14,7 +14,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
-from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 
@@ -41,6 +41,25 @@ _PRESETS: dict[str, tuple[str, str, int, int, int]] = {
 }
 PRESET_NAMES = tuple(_PRESETS)
 _NUM_LABELS = {"k400": 400, "ssv2": 174}
+
+
+# Arguments of `from_pretrained` that say where files are
+WHERE = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder")
+
+
+def saved_settings(source: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The content of the config.json in a folder or at a Hub id; none where there is no such file.
+
+    Args:
+        source: As of `from_pretrained`.
+        arguments: Of `from_pretrained`.
+    """
+    try:
+        where = {name: arguments[name] for name in WHERE if name in arguments}
+        settings: dict[str, Any] = PreTrainedConfig.get_config_dict(source, **where)[0]
+    except OSError:  # weights or a processor alone
+        return {}
+    return settings
 
 
 def _names(config_class: Any) -> set[str]:

@@ -8,8 +8,12 @@
 
 from typing import Any
 
+from transformers import AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
+
+from .configuration_ila import WHERE, saved_settings
+from .video_processing_ila import ILAVideoProcessor
 
 
 class ILAProcessor(ProcessorMixin):
@@ -35,6 +39,15 @@ class ILAProcessor(ProcessorMixin):
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, **kwargs: Any):
         super().__init__(video_processor, tokenizer, **kwargs)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As every processor. Of a plain CLIP, its tokenizer, and the video processor that its configuration gives."""
+        if saved_settings(pretrained_model_name_or_path, kwargs).get("model_type") != "clip":
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        where = {name: kwargs[name] for name in WHERE if name in kwargs}
+        video_processor = ILAVideoProcessor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        return cls(video_processor, AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **where))
 
     def __call__(
         self,

@@ -26,7 +26,7 @@ from transformers.utils import logging
 from transformers.video_processing_utils import BaseVideoProcessor, BatchFeature
 from transformers.video_utils import VideoMetadata, default_sample_indices_fn, make_batched_metadata
 
-from .configuration_ila import ILAConfig
+from .configuration_ila import WHERE, ILAConfig, saved_settings
 from .sampling import SamplingStrategy, sample_frame_indices
 from .video_images import in_eight_bits, pixels_of
 from .video_reading import FrameSampler, is_video_source, read_video
@@ -117,6 +117,24 @@ class ILAVideoProcessor(BaseVideoProcessor):
             num_frames=config.num_frames,
             sampling_strategy="sparse" if config.vision_config.alignment_conv == "separable" else "uniform",
         )
+
+    @classmethod
+    def get_video_processor_dict(
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The saved settings. Of a plain CLIP, those with which it becomes an ILA: its own are of single images."""
+        settings = saved_settings(pretrained_model_name_or_path, kwargs)
+        is_clip = settings.get("model_type") == "clip"
+        try:
+            found: Any = super().get_video_processor_dict(pretrained_model_name_or_path, **kwargs)
+        except OSError:
+            if not is_clip:
+                raise
+        else:
+            if not is_clip or "video_processor_type" in found[0]:
+                return cast("tuple[dict[str, Any], dict[str, Any]]", found)
+        rest = {name: value for name, value in kwargs.items() if name not in (*WHERE, "proxies") and name[0] != "_"}
+        return cls.from_config(ILAConfig.from_dict(settings)).to_dict(), rest
 
     def sample_frames(  # type: ignore[override]
         self,
