@@ -131,3 +131,22 @@ def test_preset_with_a_field_of_the_trunk():
         ILAConfig.from_preset("ila-base-patch16", first_frame="self")
     config = ILAConfig.from_preset("ila-base-patch16", vision_config={"first_frame": "self"})
     assert config.vision_config.first_frame == "self"
+
+
+def test_a_plain_clip_is_no_mistake(tmp_path, monkeypatch):
+    """transformers warns of a model of type clip that makes one of type ila."""
+    told = []
+    monkeypatch.setattr("transformers.configuration_utils.logger.warning", lambda message, *args: told.append(message))
+    CLIPConfig(projection_dim=64).save_pretrained(tmp_path / "clip")
+    for config_class, model_type in (
+        (ILAConfig, "ila"),
+        (ILAVisionConfig, "ila_vision_model"),
+        (ILATextConfig, "ila_text_model"),
+    ):
+        config = config_class.from_pretrained(tmp_path / "clip")
+        assert config.model_type == config.to_dict()["model_type"] == model_type
+    assert ILAConfig.from_pretrained(tmp_path / "clip").projection_dim == 64
+    assert told == []
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    ILAConfig.from_pretrained(tmp_path)
+    assert "bert" in told[0]

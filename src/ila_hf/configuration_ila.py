@@ -62,6 +62,24 @@ def saved_settings(source: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
+class _OfCLIP:
+    """A configuration that is also read from that of a CLIP: this is what it is for, and no mistake to warn of."""
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """As every configuration."""
+        parent: Any = super()
+        settings, rest = parent.get_config_dict(*args, **kwargs)
+        return {name: _renamed(value) for name, value in _renamed(settings).items()}, rest
+
+
+def _renamed(settings: Any) -> Any:
+    """With ILA's `model_type` where it is CLIP's."""
+    names = {"clip": "ila", "clip_text_model": "ila_text_model", "clip_vision_model": "ila_vision_model"}
+    name = settings.get("model_type") if isinstance(settings, dict) else None
+    return {**settings, "model_type": names[name]} if name in names else settings
+
+
 def _names(config_class: Any) -> set[str]:
     return {field.name for field in dataclasses.fields(config_class)}
 
@@ -72,7 +90,7 @@ def _require(condition: bool, field: str, value: Any, allowed: str) -> None:
 
 
 @strict
-class ILATextConfig(CLIPTextConfig):
+class ILATextConfig(_OfCLIP, CLIPTextConfig):
     """CLIP's text tower under ILA's own model type; see [`~transformers.CLIPTextConfig`] for the fields."""
 
     model_type = "ila_text_model"
@@ -86,7 +104,7 @@ class ILATextConfig(CLIPTextConfig):
 
 
 @strict
-class ILAVisionConfig(CLIPVisionConfig):
+class ILAVisionConfig(_OfCLIP, CLIPVisionConfig):
     """The visual trunk: CLIP's vision transformer with one temporal module per layer.
 
     CLIP's own fields are documented in [`~transformers.CLIPVisionConfig`].
@@ -193,7 +211,7 @@ class ILAVisionConfig(CLIPVisionConfig):
 
 
 @strict
-class ILAConfig(CLIPConfig):
+class ILAConfig(_OfCLIP, CLIPConfig):
     """Configuration of a whole ILA model: both towers, integration, text prompt, losses.
 
     Args:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -216,6 +217,8 @@ class ILATrainingArguments(TrainingArguments):
         if getattr(self, "ddp_find_unused_parameters", None) is None:
             self.ddp_find_unused_parameters = False  # whatever is not frozen gets a gradient in every step
         super().__post_init__()  # type: ignore[no-untyped-call]
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # it is for copies to one, and torch would warn of it in every epoch
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream
         if self.total_batch_size is not None:
