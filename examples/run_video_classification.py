@@ -52,6 +52,11 @@ def write_reports(trainer: ILATrainer, folder: Path) -> None:
     write_class_table(folder / "classes.csv", matrix, names)
 
 
+def is_same(one: Path, other: str | None) -> bool:
+    """Whether two paths are one file."""
+    return other is not None and one.resolve() == Path(other).resolve()
+
+
 def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
     """Run with flags, by default those of the command line; `defaults` are those of flags that are not given."""
     # 1. Arguments, from flags, from a file, or both
@@ -68,18 +73,19 @@ def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
     checkpoint = checkpoint_to_resume(resume, output) if training_args.do_train else None
     (enable_full_determinism if training_args.full_determinism else set_seed)(training_args.seed)
 
-    if checkpoint is None and training_args.process_index == 0:
-        (output / UNREADABLE_LIST).unlink(missing_ok=True)  # of an earlier run
-
     # 2. Data: one process lists the videos first, the others find what it has cached
     config = load_config(model_args)
     known = [config.id2label[i] for i in range(config.num_labels)] if is_trained(model_args, config) else None
     with training_args.main_process_first(desc="listing videos"):
         evaluates = training_args.do_eval or training_args.eval_strategy != "no"
-        splits = load_splits(data_args, training_args.seed, known, evaluates)
+        jobs = {"trains": training_args.do_train, "evaluates": evaluates, "predicts": training_args.do_predict}
+        splits = load_splits(data_args, training_args.seed, known, **jobs)
+    if splits.validation is None and training_args.do_train and defaults.get("do_eval"):
+        training_args.do_eval = False
     check_splits(splits, training_args)
-    if training_args.do_train and splits.validation is not None:
-        training_args.do_eval = True
+    unreadable = output / UNREADABLE_LIST
+    if checkpoint is None and training_args.process_index == 0 and not is_same(unreadable, data_args.unreadable_file):
+        unreadable.unlink(missing_ok=True)  # of an earlier run
 
     # 3. Model and processor
     trains = training_args.do_train

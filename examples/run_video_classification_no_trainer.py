@@ -248,15 +248,17 @@ def main() -> None:
         name = args.hub_model_id or Path(args.output_dir).absolute().name
         args.hub_model_id = open_repo(name, args.output_dir)
     set_seed(args.seed)
-    if checkpoint is None and accelerator.is_main_process:
-        (Path(args.output_dir) / UNREADABLE_LIST).unlink(missing_ok=True)  # of an earlier run
 
     # 2. Data, model, clips
     config = load_config(model_args)
-    splits = load_splits(data_args, args.seed)
+    splits = load_splits(data_args, args.seed, predicts=False)
     if not isinstance(splits.train, Dataset) or splits.validation is None or splits.label_names is None:
         raise ValueError("Give training and validation videos, such as --train_dir and --validation_dir, no stream.")
     model, processor = load_model_and_processor(model_args, data_args, config, splits.label_names)
+    unreadable = Path(args.output_dir) / UNREADABLE_LIST
+    known = Path(data_args.unreadable_file or "")
+    if checkpoint is None and accelerator.is_main_process and unreadable.resolve() != known.resolve():
+        unreadable.unlink(missing_ok=True)  # of an earlier run
     clips = make_clips(splits, processor, data_args, args.output_dir, args.seed)
     assert isinstance(clips.train, VideoClips)  # for the type checker, as the next
     assert clips.validation is not None

@@ -46,6 +46,7 @@ def refusal(tmp_path, capsys, monkeypatch):
         ("train --model_name_or_path MODEL --output_dir out", "--do_train needs --data_dir, --train_dir,"),
         ("train --config nope", "There is no file 'nope', and the recipes are demo, ila-base-patch16,"),
         ("train --learning_rat 1", "There is no argument 'learning_rat'. Did you mean learning_rate?"),
+        ("evaluate --do_predict True --model_name_or_path MODEL --output_dir out", "--do_predict needs --test_dir"),
         ("evaluate --model_name_or_path MODEL --output_dir out", "--do_eval needs --validation_dir,"),
         ("convert --checkpoint_path nope.pth --output_dir out", "There is no checkpoint 'nope.pth'."),
         ("motion-videos --output_dir out --train 3", "The split 'train' must have 8 (one per motion) to 1000000"),

@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from conftest import make_model
 from PIL import Image
+from transformers import pipeline
 from video_files import pictures
 
 from ila_hf import ILAVideoProcessor, VideoLimits, VideoReadError, read_video
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.video_sources import VideoNotFoundError
+from ila_hf.video_windows import sliding_windows
 
 
 FRAMES = torch.from_numpy(pictures(12)).permute(0, 3, 1, 2)
@@ -81,6 +85,32 @@ def test_animated_webp(tmp_path):
     assert torch.equal(read_video(path)[0], FRAMES[:1])
 
 
+def test_images_of_floats(tmp_path):
+    grey = pictures(1)[0, :, :, 0].astype(np.float32)
+    Image.fromarray(grey).save(tmp_path / "1.tif")
+    assert torch.equal(read_video([tmp_path / "1.tif"])[0], torch.from_numpy(grey).byte().expand(1, 3, -1, -1))
+    for scaled in (grey / 255, grey - 100, 4 * grey):
+        Image.fromarray(scaled).save(tmp_path / "1.tif")
+        with pytest.raises(VideoReadError, match="floating point values, which must be 0 to 255"):
+            read_video([tmp_path / "1.tif"])
+
+
+def test_pipelines_and_windows_of_images(folder, tmp_path):
+    with pytest.raises(VideoReadError, match="frames are images, which have no time stamps"):
+        next(sliding_windows(folder, range, 1.0))
+    images = [Image.fromarray(picture) for picture in pictures(12)]
+    images[0].save(tmp_path / "clip.webp", save_all=True, append_images=images[1:])
+    with pytest.raises(VideoReadError, match="windows of WebP are not read"):
+        next(sliding_windows(tmp_path / "clip.webp", range, 1.0))
+    config = tiny_config()
+    model = make_model()
+    classify = pipeline("video-classification", model=model, video_processor=tiny_processor(config).video_processor)
+    files = [str(folder / f"img_{i}.png") for i in range(12)]
+    answer = classify(str(folder))
+    assert classify(files) == answer
+    assert classify([files, str(folder)]) == [answer, answer]
+
+
 def test_images_that_cannot_be_read(folder, tmp_path):
     (folder / "img_5.png").write_bytes((folder / "img_5.png").read_bytes()[:60])
     with pytest.raises(
@@ -102,3 +132,8 @@ def test_images_that_cannot_be_read(folder, tmp_path):
         read_video(folder, [0], VideoLimits(decode_seconds=1e-9))
     with pytest.raises(IndexError, match="has 12 frames; there are no frames"):
         read_video(folder, [12])
+    with pytest.raises(VideoReadError, match=r"Cannot read the video '.*gone_1\.png and 1 more'"):
+        read_video([folder / "gone_1.png", folder / "gone_2.png"])
+    (folder / "cover.png").write_bytes(b"")
+    with pytest.raises(VideoReadError, match="not the frames of one video, whose names differ in a number only"):
+        read_video(folder)

@@ -6,12 +6,14 @@ import io
 import os
 import threading
 import time
+from fractions import Fraction
 from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
 import torch
+from av.bitstream import BitStreamFilterContext
 from av.stream import Disposition
 from PIL import Image
 from video_files import VIDEOS, add_audio, encode, pal, pictures, with_display_matrix
@@ -411,6 +413,9 @@ def test_a_pipe_without_a_writer_is_no_file(tmp_path):
         (b"v=0\nc=IN IP4 1.1.1.1\n", "a playlist"),
         (b"\xef\xbb\xbf\n <!DOCTYPE html><html>", "an HTML page: the address shows a page, not the file itself"),
         (b"<html lang=en>", "an HTML page"),
+        (b"<!-- saved -->\n" + b"\n" * 70 + b"<html>", "an HTML page"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html>', "an HTML page"),
+        (b'<?xml version="1.0"?><Error>', "XML"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n",
             "a pointer of Git LFS: `git lfs pull`",
@@ -426,6 +431,38 @@ def test_files_of_other_kinds_are_called_by_their_kind(tmp_path, content, kind):
     for source in (path, content):
         with pytest.raises(VideoReadError, match=f"it is no video but {kind}"):
             read_video(source)
+
+
+def test_recordings_of_cameras_begin_with_any_byte(tmp_path):
+    """The first four bytes of an .m2ts are a time."""
+    path = encode(tmp_path / "clip.m2ts", g="12", container={"mpegts_m2ts_mode": "1"})
+    content = bytearray(path.read_bytes())
+    for first in (b"<", b" <"):
+        content[: len(first)] = first
+        path.write_bytes(content)
+        assert read_video(path, [0])[1].total_num_frames == 40
+
+
+def test_orientation_that_key_frames_tell(tmp_path):
+    """As messages in H.264 (SEI), which stand before key frames only."""
+    source = encode(tmp_path / "stored.h264", g="12", bf="0")
+    for turn, expected in (
+        ("rotate=180", lambda frames: frames.flip(2, 3)),
+        ("flip=horizontal", lambda frames: frames.flip(3)),
+        ("rotate=90", lambda frames: frames.rot90(1, (2, 3))),
+    ):
+        with av.open(str(source)) as read, av.open(str(tmp_path / "turned.mp4"), "w") as write:
+            stream = write.add_stream_from_template(read.streams.video[0])
+            bits = BitStreamFilterContext(f"h264_metadata=display_orientation=insert:{turn}", read.streams.video[0])
+            for number, packet in enumerate(read.demux(video=0)):
+                for changed in bits.filter(packet) if packet.size else ():
+                    changed.pts = changed.dts = number * 100
+                    changed.time_base = Fraction(1, 1000)
+                    changed.stream = stream
+                    write.mux(changed)
+        frames, metadata = read_video(tmp_path / "turned.mp4")
+        assert len(frames) == metadata.total_num_frames == 40
+        assert torch.equal(frames, expected(read_video(source)[0]))
 
 
 @pytest.mark.parametrize("entry", [{"path": None, "bytes": b"content"}, {"bytes": b"content"}, {"path": "file"}])

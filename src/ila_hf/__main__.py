@@ -27,7 +27,7 @@ COMMANDS = {
 }
 
 
-DEFAULTS = {"train": {"do_train": True}, "evaluate": {"do_eval": True}}
+DEFAULTS = {"train": {"do_train": True, "do_eval": True}, "evaluate": {"do_eval": True}}
 
 
 @contextmanager
@@ -41,7 +41,10 @@ def errors_in_one_line(program: str) -> Iterator[None]:
     except (ValueError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and error.name is not None:  # it is of Python's own, no message of ours
             raise
-        lines = (line.strip() for line in str(error).splitlines())
+        message = str(error) or type(error).__name__
+        if "Original Traceback" in message:  # of a worker of a data loader: the error is what its traceback ends with
+            message = message.rstrip().rpartition("\n")[2]
+        lines = (line.strip() for line in message.splitlines())
         print(f"{program}: {' '.join(lines)}", file=sys.stderr)
         raise SystemExit(2) from error
 
@@ -58,7 +61,8 @@ def main(arguments: list[str] | None = None) -> None:
     module = importlib.import_module(f".{COMMANDS[command.command][0]}", __package__)
     if command.command in DEFAULTS:
         with errors_in_one_line(program):
-            module.main(rest, **DEFAULTS[command.command])
+            predicts_only = command.command == "evaluate" and "--do_predict" in rest
+            module.main(rest, **({} if predicts_only else DEFAULTS[command.command]))
         return
     subparser = argparse.ArgumentParser(prog=program, description=COMMANDS[command.command][1])
     module.add_arguments(subparser)

@@ -54,6 +54,8 @@ def saved_settings(source: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         source: As of `from_pretrained`.
         arguments: Of `from_pretrained`.
     """
+    if source is None:
+        return {}
     try:
         where = {name: arguments[name] for name in WHERE if name in arguments}
         settings: dict[str, Any] = PreTrainedConfig.get_config_dict(source, **where)[0]

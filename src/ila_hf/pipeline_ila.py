@@ -84,6 +84,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         """Classify one video or several; see the class."""
         if inputs is None:
             raise ValueError(f"The pipeline {self.task!r} needs a video or a list of videos, got None.")
+        if is_video_source(inputs):  # also a list of images, which is one video
+            return super().__call__([inputs], **kwargs)[0]
         inputs = _undecoded(inputs)
         if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 5:
             inputs = list(inputs)

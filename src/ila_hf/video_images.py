@@ -8,16 +8,18 @@ from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from transformers.utils import logging
 
 from .video_sources import Deadline, VideoLimits, VideoReadError, VideoSource, is_url, open_source, source_name
 
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff")  # .webp is a video, as .gif is
+IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff")
+
+logger = logging.get_logger(__name__)
 
 # What Pillow raises for files that are damaged, and for those that are too large
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -30,8 +32,14 @@ def is_image_file(source: Any) -> bool:
     """Whether a path or URL is called as an image is; what is in it is not looked at."""
     if not isinstance(source, str | os.PathLike):
         return False
-    path = urlsplit(source).path if isinstance(source, str) and is_url(source) else os.fspath(source)
+    path = re.split(r"[?#]", source)[0] if isinstance(source, str) and is_url(source) else os.fspath(source)
     return PurePath(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_sequence(files: Sequence[Path]) -> bool:
+    """Whether the names of images differ in the number at their end only, as those of the frames of a video do."""
+    numbered = [re.fullmatch(r"(.*?)\d+", file.stem) for file in files]
+    return all(numbered) and len({match[1] for match in numbered if match}) == 1
 
 
 def images_of(source: Any) -> list[ImageFrame] | None:
@@ -48,6 +56,8 @@ def images_of(source: Any) -> list[ImageFrame] | None:
         files = [file for file in Path(source).iterdir() if is_image_file(file) and not file.name.startswith(".")]
         if not files:
             raise VideoReadError("it is a folder without images")
+        if not is_sequence(files):
+            raise VideoReadError("its images are not the frames of one video, whose names differ in a number only")
         return [(file, 0) for file in sorted(files, key=_by_numbers)]
     return None
 
@@ -85,8 +95,10 @@ def read_images(
             for number in group:
                 deadline.check()
                 image.seek(frames[number][1])
-                pixels = in_eight_bits(pixels_of(ImageOps.exif_transpose(image)), "The image").round().to(torch.uint8)
-                clip[number] = pixels.expand(-1, -1, 3).permute(2, 0, 1)
+                pixels = in_eight_bits(pixels_of(ImageOps.exif_transpose(image)), "The image")
+                if image.mode == "F" and not (float(pixels.min()) >= 0 and 1 < float(pixels.max()) <= 255):
+                    raise VideoReadError("it has floating point values, which must be 0 to 255")
+                clip[number] = pixels.round().to(torch.uint8).expand(-1, -1, 3).permute(2, 0, 1)
     sizes = sorted({tuple(frame.shape[1:]) for frame in clip.values()})
     if len(sizes) > 1:
         raise VideoReadError(f"its images have several sizes (height, width): {sizes}")
@@ -113,7 +125,8 @@ def in_eight_bits(frames: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
     """Frames of any data type with values in [0, 255], as those of uint8; floating point is taken to be so.
 
     Raises:
-        ValueError: For whole numbers beyond, and for other data types; `name` begins the message.
+        ValueError: For whole numbers beyond, for values that are not finite, and for other data types; `name` begins
+            the message.
     """
     if isinstance(frames, np.ndarray):
         if frames.dtype.kind not in "uif" or frames.dtype.itemsize > 8:
@@ -124,7 +137,12 @@ def in_eight_bits(frames: np.ndarray | torch.Tensor, name: str) -> torch.Tensor:
     if video.dtype in (torch.bool, torch.complex32, torch.complex64, torch.complex128):
         raise ValueError(f"{name} is of the type {video.dtype}: frames are whole numbers or floats.")
     if video.dtype == torch.uint16:
-        return video.to(torch.float32) / 257
+        video = video.to(torch.float32) / 257
+        if 0 < float(video.max()) < 1:
+            logger.warning_once("Frames of uint16 reach from 0 to 65535; these reach to 255 at most and are black.")
+        return video
+    if video.is_floating_point() and not video.isfinite().all():
+        raise ValueError(f"{name} has values that are not finite.")
     if video.dtype == torch.uint8 or video.is_floating_point():
         return video
     lowest, highest = int(video.to(torch.int64).min()), int(video.to(torch.int64).max())

@@ -178,6 +178,8 @@ def _read_file(
                 if index.keys is None:  # it was the last way
                     raise
                 continue
+            if len({frame.shape for frame in frames.values()}) > 1:
+                raise VideoReadError("its orientation changes from one frame to another")
             clip = torch.stack([frames[i] for i in indices])
             metadata.rotation, metadata.mirrored = video.orientation
             metadata.height, metadata.width = clip.shape[-2:]

@@ -150,7 +150,7 @@ class SeekableVideo:
         except BaseException:
             self.file.close()
             raise
-        self.orientation = Orientation()  # of the frames that have been decoded
+        self.orientation = Orientation()  # of all frames, as the first that is decoded tells it
         self._reformatter = av.video.reformatter.VideoReformatter()  # of the video: it is not made anew for each frame
         try:
             self.stream = self._video_stream()
@@ -301,6 +301,7 @@ class SeekableVideo:
             if not to_decode:
                 decoded += context.decode(None)  # what it holds back to bring frames into the order of display
             for frame in decoded:
+                self._look_at(frame)
                 if frame.pts is None or (last is not None and frame.pts <= last):
                     raise MisplacedFrameError
                 last = frame.pts
@@ -360,6 +361,7 @@ class SeekableVideo:
                 packet = None
             try:
                 for frame in self.stream.codec_context.decode(packet if packet is not None and packet.size else None):
+                    self._look_at(frame)
                     yield frame
                     if self.deadline.for_each_frame:
                         self.deadline.restart()
@@ -371,11 +373,15 @@ class SeekableVideo:
             if packet is None or packet.size == 0:
                 return
 
+    def _look_at(self, frame: Any) -> None:
+        """Take the orientation from a frame. Where the stream tells it, and not the file, only key frames have it."""
+        if self.orientation == Orientation():
+            self.orientation = Orientation.of_frame(frame)
+
     def to_tensor(self, frame: Any) -> torch.Tensor:
         """(3, H, W), upright; in the size of the stream, also where that changes on the way."""
         width, height = self.size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
-        self.orientation = Orientation.of_frame(frame)
         return self.orientation.applied_to(torch.from_numpy(rgb)).permute(2, 0, 1)
 
 

@@ -26,14 +26,17 @@ VideoSource = str | PathLike[str] | bytes | BinaryIO | dict[str, Any]
 
 URL_TIMEOUT = 30.0  # seconds without an answer
 _CHUNK = 1 << 16  # bytes of a download at a time
-_HEAD = 64  # bytes that tell what a file is
+_HEAD = 1024  # bytes that tell what a file is
 # Beginnings of files that are no videos, and what they are. Playlists (HLS, ffconcat, DASH and IMF, SDP) would make
 # FFmpeg open other files and addresses
 _NO_VIDEOS = [
     (re.compile(rb"(?:\xef\xbb\xbf)?\s*" + start, re.IGNORECASE), kind)
     for start, kind in (
-        (rb"<(!doctype html|html|head|body|script)", "an HTML page: the address shows a page, not the file itself"),
-        (rb"<", "XML: a playlist, which names other files, or the error of a server"),
+        (
+            rb"(?=<[!?a-z])[^\0]*?<(!doctype html|html|head|body)\b",
+            "an HTML page: the address shows a page, not the file itself",
+        ),
+        (rb"<[!?a-z]", "XML: a playlist, which names other files, or the error of a server"),
         (rb"(#EXTM3U|ffconcat|v=0|\[playlist\])", "a playlist, which names other files"),
         (rb"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file itself"),
         (rb"[{\[]\s*[\"{\[]", "JSON"),
@@ -103,6 +106,8 @@ def source_name(source: Any) -> str:
     """How messages call a source."""
     if isinstance(source, dict):
         source = source.get("path") or source.get("bytes")
+    if isinstance(source, list | tuple) and len(source) > 1:
+        return f"{source[0]} and {len(source) - 1} more"
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     return str(source) if isinstance(source, str | PathLike) else str(getattr(source, "name", source))
@@ -121,7 +126,11 @@ def open_source(source: Any, limits: VideoLimits, deadline: Deadline) -> Iterato
     if source is None:
         raise VideoReadError("there is neither a path nor bytes")
     if is_url(source) and str(source).startswith("hf://"):
-        with HfFileSystem().open(str(source)) as remote:
+        try:
+            opened: Any = HfFileSystem().open(str(source))
+        except ValueError as error:
+            raise VideoReadError(f"it is no file of the Hub: {error}") from error
+        with opened as remote:
             _check_head(remote)
             yield remote
     elif is_url(source):

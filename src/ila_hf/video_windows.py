@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
+from .video_images import images_of, images_of_webp
 from .video_reading import is_video_source, named_errors, read_video
 from .video_seeking import FrameIndex, MisplacedFrameError, SeekableVideo, ways_to_frames
 from .video_sources import Deadline, VideoLimits, VideoReadError, open_source
@@ -126,7 +127,11 @@ def sliding_windows(
             for part in plan.windows(index):
                 yield part.read(dict(zip(part.numbers, read_video(source, part.numbers)[0], strict=True)))
             return
+        if images_of(source) is not None:
+            raise VideoReadError("its frames are images, which have no time stamps")
         with open_source(source, limits, deadline) as file:
+            if images_of_webp(file) is not None:
+                raise VideoReadError("windows of WebP are not read: convert it, to mp4 for example")
             yield from _windows_of_file(file, plan, limits, deadline)
 
 

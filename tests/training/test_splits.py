@@ -162,6 +162,11 @@ def test_listed_videos_without_classes(tmp_path, train_dir):
     (tmp_path / "test.jsonl").write_text('{"video": "train/a/0.mp4", "label": "unknown"}\n')
     with pytest.warns(UserWarning, match=r"The classes of '.*test\.jsonl' are not used"):
         assert load_unlabelled(tmp_path / "test.jsonl")["label"][:] == [-1]
+    make_videos(tmp_path / "named", {"my clip": 1})
+    (tmp_path / "named" / "my clip.mp4").write_bytes(b"")
+    (tmp_path / "test.txt").write_text("named/my clip.mp4\nnamed/my clip/0.mp4\n")
+    names = [f"{tmp_path}/named/my clip.mp4", f"{tmp_path}/named/my clip/0.mp4"]
+    assert load_unlabelled(tmp_path / "test.txt")["video"][:] == names
     with pytest.raises(ValueError, match="Give one source for the test videos, a folder or a list"):
         load_splits(DataArguments(test_file="list.csv", test_dir=train_dir), 0, ["a"])
 
@@ -202,6 +207,20 @@ def test_folders_of_splits(tmp_path, flag, caplog):
     assert [len(splits.train), len(splits.validation), len(splits.test)] == [5, 4, 4]
     splits = load_splits(DataArguments(validation_dir=str(root)), 0)
     assert (splits.train, len(splits.validation)) == (None, 2)
+
+
+def test_what_is_not_needed_is_not_looked_at(tmp_path):
+    """An evaluation takes the classes of the model, not those of training videos; test videos may be missing."""
+    root = tmp_path / "videos"
+    for split, counts in (("train", {"a": 3, "b": 2}), ("val", {"a": 1, "b": 1}), ("test", {})):
+        make_videos(root / split, counts)
+        (root / split).mkdir(exist_ok=True)
+    splits = load_splits(DataArguments(data_dir=str(root)), 0, ["b", "a"], trains=False, predicts=False)
+    assert (splits.train, splits.test, splits.label_names) == (None, None, ["b", "a"])
+    assert splits.validation["label"][:] == [1, 0]
+    splits = load_splits(DataArguments(data_dir=str(root), train_val_split=0.4), 0, ["b", "a"], False, predicts=False)
+    assert splits.label_names == ["b", "a"]
+    assert sorted(splits.validation["label"]) == [0, 1]
 
 
 def test_folders_of_other_splits(tmp_path, train_dir):

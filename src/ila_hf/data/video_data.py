@@ -39,9 +39,9 @@ def load_videos(
     `template`, whose videos are `<id>.webm`. Text, as the original repository has it: a path, which may hold spaces,
     and the last word of the line, the class.
 
-    The classes of a list are names, or, where all are whole numbers, ids; with `label_names`, a number that is not one
-    of them is an id. Videos of a list that do not exist are a warning, if there are others: they count as unreadable.
-    So are ids without a video, and columns that are not used.
+    The classes of a list are names, or, where all are whole numbers, ids; with `label_names`, numbers are ids, unless
+    some of these names are numbers. Videos of a list that do not exist are a warning, if there are others, for they
+    count as unreadable. So are ids without a video, and columns that are not used.
 
     Args:
         source: The folder, or the list: .csv, .json, .jsonl or .txt.
@@ -162,12 +162,11 @@ def _class_ids(labels: Sequence[Any], names: Sequence[str] | None, source: Any) 
     ids: dict[Any, int] = {}
     if names is not None:
         names = list(names)
-        for i in range(len(names)):
-            ids[i] = ids[str(i)] = i
-        for i, name in enumerate(names):
-            ids[name] = i
-            if _is_number(name):
-                ids[int(name)] = i
+        ids = {name: i for i, name in enumerate(names)}
+        if any(name.isdecimal() for name in names):  # then a number is the class of that name, and no id
+            ids |= {int(name): i for i, name in enumerate(names) if _is_number(name)}
+        else:
+            ids |= {kind(i): i for i in range(len(names)) for kind in (int, str)}
     elif all(isinstance(label, int) for label in found):
         if min(found) < 0 or max(found) > _MAX_CLASS_ID:
             wrong = min(found) if min(found) < 0 else max(found)

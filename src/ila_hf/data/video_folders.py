@@ -6,81 +6,17 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..video_images import is_image_file
+from ..video_images import is_image_file, is_sequence
 
 
-# Names of files that FFmpeg, or Pillow, reads as videos; `datasets` itself would pass over .webm, which is what SSv2
+# Names of files that FFmpeg reads as videos; `datasets` itself would pass over .webm, which is what SSv2
 # ships, and .3gp, which is what telephones record
-VIDEO_SUFFIXES = tuple(
-    f".{name}"
-    for name in [
-        "264",
-        "265",
-        "3g2",
-        "3gp",
-        "amv",
-        "apng",
-        "asf",
-        "av1",
-        "avi",
-        "dav",
-        "dif",
-        "divx",
-        "dv",
-        "f4v",
-        "flv",
-        "gif",
-        "gxf",
-        "h264",
-        "h265",
-        "hevc",
-        "ismv",
-        "ivf",
-        "m1v",
-        "m2p",
-        "m2t",
-        "m2ts",
-        "m2v",
-        "m4v",
-        "mj2",
-        "mjpeg",
-        "mjpg",
-        "mk3d",
-        "mkv",
-        "mod",
-        "mov",
-        "mp2v",
-        "mp4",
-        "mpe",
-        "mpeg",
-        "mpg",
-        "mpv",
-        "mts",
-        "mxf",
-        "nsv",
-        "nut",
-        "obu",
-        "ogm",
-        "ogv",
-        "ogx",
-        "qt",
-        "rm",
-        "rmvb",
-        "roq",
-        "swf",
-        "tod",
-        "trp",
-        "ts",
-        "vc1",
-        "vob",
-        "webm",
-        "webp",
-        "wmv",
-        "wtv",
-        "y4m",
-        "yuv4mpeg",
-    ]
-)
+_VIDEOS = """
+264 265 3g2 3gp amv apng asf av1 avi dav dif divx dv f4v flv gif gxf h264 h265 hevc ismv ivf m1v m2p m2t m2ts m2v
+m4v mj2 mjpeg mjpg mk3d mkv mod mov mp2v mp4 mpe mpeg mpg mpv mts mxf nsv nut obu ogm ogv ogx qt rm rmvb roq swf
+tod trp ts vc1 vob webm wmv wtv y4m yuv4mpeg
+"""
+VIDEO_SUFFIXES = tuple(f".{name}" for name in _VIDEOS.split())
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -98,7 +34,7 @@ class FolderContent:
     """What lies below a folder; hidden files and folders do not count.
 
     Args:
-        videos: Video files, and folders of images without a video beside them, sorted.
+        videos: Video files, and folders of images that are numbered, without a video beside them, sorted.
         others: How many files of which suffix, and how many links to folders that are read elsewhere, are no videos.
     """
 
@@ -142,9 +78,10 @@ def look_into(folder: Path, image_depth: int) -> FolderContent:
         videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES]
         others = [file for file in files if file.suffix.lower() not in VIDEO_SUFFIXES]
         is_clip = len(current.relative_to(folder).parts) >= image_depth and not videos
-        if is_clip and any(map(is_image_file, others)):
+        images = [file for file in others if is_image_file(file)]
+        if is_clip and images and is_sequence(images):
             videos = [current]
-            others = [file for file in others if not is_image_file(file)]
+            others = [file for file in others if file not in images]
         content.videos += videos
         content.others.update(file.suffix.lower() or "without suffix" for file in others)
     content.videos.sort()

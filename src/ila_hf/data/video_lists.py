@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..video_sources import is_url
+from .video_folders import VIDEO_SUFFIXES
 
 
 LIST_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
@@ -40,6 +41,8 @@ def read_list(
     real_root = os.path.realpath(root)
     rows, missing = [], []
     for place, video, label in _decoded(read, file):
+        if not needs_label and read is _text_rows and label is not None and _is_video_name(f"{video} {label}"):
+            video, label = f"{video} {label}", None  # a name with spaces
         video = video.strip() if isinstance(video, str) else video
         label = (label.strip() or None) if isinstance(label, str) else label
         is_label = (label is None and not needs_label) or (
@@ -80,6 +83,10 @@ def _decoded(read: Callable[[Path], Iterable[ListRow]], file: Path) -> list[List
         raise ValueError(f"{str(file)!r} is not text in UTF-8: {error}.") from error
     except csv.Error as error:
         raise ValueError(f"{str(file)!r} is no csv: {error}.") from error
+
+
+def _is_video_name(name: str) -> bool:
+    return Path(name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def _is_inside(path: str, real_root: str) -> bool:

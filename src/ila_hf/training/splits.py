@@ -41,7 +41,12 @@ class VideoSplits:
 
 
 def load_splits(
-    arguments: DataArguments, seed: int, model_labels: Sequence[str] | None = None, evaluates: bool = True
+    arguments: DataArguments,
+    seed: int,
+    model_labels: Sequence[str] | None = None,
+    trains: bool = True,
+    evaluates: bool = True,
+    predicts: bool = True,
 ) -> VideoSplits:
     """The splits that the arguments ask for.
 
@@ -52,7 +57,9 @@ def load_splits(
         arguments: Of the script.
         seed: Of the choice of --max_train_samples and the like.
         model_labels: The classes of a trained model.
+        trains: Whether training videos are needed; they tell the classes only then.
         evaluates: Whether the validation split of a --dataset_name is needed; it may have none.
+        predicts: Whether test videos are needed.
 
     Raises:
         ValueError: For splits with two sources, classes in one split only, a single class to train, and splits without
@@ -60,10 +67,11 @@ def load_splits(
         FileNotFoundError: If a file or folder does not exist.
     """
     arguments = name_folders(arguments)
-    train_source = find_source(arguments, "train")
+    train_source = find_source(arguments, "train", trains or arguments.train_val_split is not None)
     validation_source = find_source(arguments, "validation", evaluates)
     listed = read_labels(arguments.labels_file) if arguments.labels_file else None
-    train = train_source(label_names=listed) if train_source else None
+    told = listed if trains or arguments.zero_shot else listed or model_labels
+    train = train_source(label_names=told) if train_source else None
     names = listed or _classes(train)
     if train is not None and names is not None and len(names) < 2:
         raise ValueError(f"The training videos show the single class {names[0]!r}: there is nothing to tell apart.")
@@ -75,7 +83,7 @@ def load_splits(
         validation = validation_source(label_names=names) if validation_source else None
         if isinstance(train, Dataset) and validation is not None and listed is None and not arguments.dataset_name:
             _refuse_missing_classes(train, validation)
-    test_source = find_source(arguments, "test")
+    test_source = find_source(arguments, "test", predicts)
     splits = VideoSplits(
         train=limit_training(train, arguments, seed),
         validation=_limit(validation, arguments.max_eval_samples, seed),
@@ -150,6 +158,8 @@ def find_source(arguments: DataArguments, split: str, is_needed: bool = True) ->
             raise ValueError(
                 "--train_val_split takes validation videos from the training videos; others are given, too."
             )
+        return None
+    if split != "validation" and not is_needed:
         return None
     if folder:
         return partial(load, folder)
