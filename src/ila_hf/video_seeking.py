@@ -301,7 +301,8 @@ class SeekableVideo:
             if not to_decode:
                 decoded += context.decode(None)  # what it holds back to bring frames into the order of display
             for frame in decoded:
-                self._look_at(frame)
+                if frame.key_frame:
+                    self._look_at(frame)
                 if frame.pts is None or (last is not None and frame.pts <= last):
                     raise MisplacedFrameError
                 last = frame.pts
@@ -361,7 +362,8 @@ class SeekableVideo:
                 packet = None
             try:
                 for frame in self.stream.codec_context.decode(packet if packet is not None and packet.size else None):
-                    self._look_at(frame)
+                    if frame.key_frame:
+                        self._look_at(frame)
                     yield frame
                     if self.deadline.for_each_frame:
                         self.deadline.restart()
@@ -380,6 +382,7 @@ class SeekableVideo:
 
     def to_tensor(self, frame: Any) -> torch.Tensor:
         """(3, H, W), upright; in the size of the stream, also where that changes on the way."""
+        self._look_at(frame)
         width, height = self.size
         rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
         return self.orientation.applied_to(torch.from_numpy(rgb)).permute(2, 0, 1)
