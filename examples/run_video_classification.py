@@ -28,12 +28,12 @@ from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
 from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
-    UNREADABLE_LIST,
     describe_data_recipe,
     is_trained,
     load_config,
     load_model_and_processor,
     make_clips,
+    remove_old_list,
 )
 from ila_hf.training.splits import check_splits, load_splits
 
@@ -50,11 +50,6 @@ def write_reports(trainer: ILATrainer, folder: Path) -> None:
     write_confusion_matrix(folder / "confusion_matrix.csv", matrix, names)
     draw_confusion_matrix(folder / "confusion_matrix.png", matrix, names)
     write_class_table(folder / "classes.csv", matrix, names)
-
-
-def is_same(one: Path, other: str | None) -> bool:
-    """Whether two paths are one file."""
-    return other is not None and one.resolve() == Path(other).resolve()
 
 
 def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
@@ -83,9 +78,8 @@ def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
     if splits.validation is None and training_args.do_train and defaults.get("do_eval"):
         training_args.do_eval = False
     check_splits(splits, training_args)
-    unreadable = output / UNREADABLE_LIST
-    if checkpoint is None and training_args.process_index == 0 and not is_same(unreadable, data_args.unreadable_file):
-        unreadable.unlink(missing_ok=True)  # of an earlier run
+    if checkpoint is None and training_args.process_index == 0:
+        remove_old_list(output, data_args)
 
     # 3. Model and processor
     trains = training_args.do_train

@@ -40,7 +40,7 @@ from ila_hf.training.checkpoints import (
     unmark,
     writing,
 )
-from ila_hf.training.finetuning import UNREADABLE_LIST, ClipSets, load_config, load_model_and_processor, make_clips
+from ila_hf.training.finetuning import ClipSets, load_config, load_model_and_processor, make_clips, remove_old_list
 from ila_hf.training.hub import open_repo, push_folder
 from ila_hf.training.optimization import ClipMixer, parameter_groups
 from ila_hf.training.progress import LossRecord, batch_losses, check_gradient
@@ -255,10 +255,8 @@ def main() -> None:
     if not isinstance(splits.train, Dataset) or splits.validation is None or splits.label_names is None:
         raise ValueError("Give training and validation videos, such as --train_dir and --validation_dir, no stream.")
     model, processor = load_model_and_processor(model_args, data_args, config, splits.label_names)
-    unreadable = Path(args.output_dir) / UNREADABLE_LIST
-    known = Path(data_args.unreadable_file or "")
-    if checkpoint is None and accelerator.is_main_process and unreadable.resolve() != known.resolve():
-        unreadable.unlink(missing_ok=True)  # of an earlier run
+    if checkpoint is None and accelerator.is_main_process:
+        remove_old_list(args.output_dir, data_args)
     clips = make_clips(splits, processor, data_args, args.output_dir, args.seed)
     assert isinstance(clips.train, VideoClips)  # for the type checker, as the next
     assert clips.validation is not None

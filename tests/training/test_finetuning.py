@@ -26,6 +26,7 @@ from ila_hf.training.finetuning import (
     load_config,
     load_model_and_processor,
     make_clips,
+    remove_old_list,
 )
 from ila_hf.training.splits import VideoSplits, load_splits
 
@@ -313,6 +314,16 @@ def test_unreadable_videos(splits, processor, tmp_path):
             clips.validation[0]
     assert clips.unreadable.file == tmp_path / "out" / "unreadable_videos.jsonl"
     assert list(clips.unreadable.read()) == [str(link)]
+
+
+def test_the_list_of_an_earlier_run(tmp_path):
+    file = tmp_path / "unreadable_videos.jsonl"
+    file.write_text("")
+    remove_old_list(tmp_path, DataArguments(unreadable_file=f"{tmp_path}/x/../{file.name}"))  # this run reads it
+    assert file.exists()
+    remove_old_list(tmp_path, DataArguments(unreadable_file=str(tmp_path / "other.jsonl")))
+    assert not file.exists()
+    remove_old_list(tmp_path, DataArguments())
 
 
 def test_time_for_a_video(splits, processor, tmp_path):

@@ -161,6 +161,13 @@ def describe_data_recipe(
     }
 
 
+def remove_old_list(output_dir: str | Path, arguments: DataArguments) -> None:
+    """Remove the list of unreadable videos of an earlier run, unless it is what --unreadable_file names."""
+    file = Path(output_dir) / UNREADABLE_LIST
+    if arguments.unreadable_file is None or file.resolve() != Path(arguments.unreadable_file).resolve():
+        file.unlink(missing_ok=True)
+
+
 def make_clips(
     splits: VideoSplits, processor: Any, arguments: DataArguments, output_dir: str | Path, seed: int
 ) -> ClipSets:
