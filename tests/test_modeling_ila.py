@@ -7,6 +7,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 
 from ila_hf import (
     ILAForVideoClassification,
@@ -20,6 +22,7 @@ from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 
 
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)
+NEW_WEIGHTS = logging.get_logger("ila_hf.new_weights_ila")
 VARIANTS = {
     "paper": {},
     "causal": {"first_frame": "self"},
@@ -56,6 +59,34 @@ def load_from_clip(model_class, folder, architecture="paper"):
     config = model_class.config_class.from_pretrained(folder)
     getattr(config, "vision_config", config).architecture = architecture
     return model_class.from_pretrained(folder, config=config).eval()
+
+
+# --- What is loaded -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_class", [ILAVisionModel, ILAModel, *HEADS])
+def test_what_a_clip_does_not_hold_is_one_line(clip_folder, model_class):
+    with CaptureLogger(logging.get_logger("transformers")) as logs, CaptureLogger(NEW_WEIGHTS) as line:
+        model = load_from_clip(model_class, clip_folder)
+    new = [name for name in model.state_dict() if model.parameter_origin(name) is None]
+    assert line.out.count("\n") == 1
+    assert "temporal" in line.out
+    assert f"({len(new)} tensors)" in line.out
+    assert "MISSING" not in logs.out
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_what_a_damaged_checkpoint_lacks_is_listed(tiny_model, tmp_path, kept):
+    """Of ILA's own weights some, or of CLIP's one."""
+    model = tiny_model()
+    state = model.state_dict()
+    lost = [name for name in state if model.parameter_origin(name) is None][1:] if kept else ["logit_scale"]
+    model.save_pretrained(tmp_path, state_dict={name: tensor for name, tensor in state.items() if name not in lost})
+    with CaptureLogger(logging.get_logger("transformers.modeling_utils")) as logs, CaptureLogger(NEW_WEIGHTS) as line:
+        _, info = ILAForVideoTextClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not line.out
+    assert set(info["missing_keys"]) == set(lost)
+    assert "MISSING" in logs.out
 
 
 # --- CLIP's weights -----------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ CODE = {
     "configuration_ila.py",
     "integration_ila.py",
     "modeling_ila.py",
+    "new_weights_ila.py",
     "outputs_ila.py",
     "pipeline_ila.py",
     "processing_ila.py",

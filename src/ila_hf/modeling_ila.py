@@ -48,6 +48,7 @@ from .checks_ila import check_clips, check_labels, check_pairing, check_texts
 from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
 from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
 from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
+from .new_weights_ila import ILANewWeightsMixin
 from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
 from .temporal_ila import make_temporal_module
@@ -110,7 +111,7 @@ class ILAEncoder(nn.Module):
         return hidden_states, outputs
 
 
-class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
+class ILAPreTrainedModel(ILARemoteCodeMixin, ILANewWeightsMixin, CLIPPreTrainedModel):
     """Initial weights, freezing, and the state of the mask jitter."""
 
     config: ILAConfig
@@ -126,6 +127,7 @@ class ILAPreTrainedModel(ILARemoteCodeMixin, CLIPPreTrainedModel):
         """As in every module. peft sets `peft_config` when it wraps a model; what follows may be an unseen merge."""
         if name == "peft_config":
             self.peft_wraps += 1
+            self._keep_with_adapters(value)
         super().__setattr__(name, value)
 
     @torch.no_grad()

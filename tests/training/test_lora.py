@@ -8,8 +8,10 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForVideoClassification
+from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
 from transformers.integrations import PeftAdapterMixin
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 
 from ila_hf import (
     ILAConfig,
@@ -20,7 +22,7 @@ from ila_hf import (
     ILAVisionModel,
 )
 from ila_hf.demo.motion_videos import MOTIONS
-from ila_hf.demo.tiny import tiny_processor, tiny_tokenizer
+from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.lora import lora_config
 from ila_hf.training.optimization import parameter_groups
@@ -340,6 +342,65 @@ def test_add_adapter_of_transformers(tiny_model, clips, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(renew(base), tmp_path).eval()
     torch.testing.assert_close(logits(loaded, clips), logits(model, clips), **EXACT)
+
+
+@pytest.fixture
+def clip_folder(tmp_path):
+    config = tiny_config()
+    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
+    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
+    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
+    torch.manual_seed(5)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def from_clip(head, folder, seed):
+    """What is not CLIP's differs from seed to seed."""
+    torch.manual_seed(seed)
+    model = head.from_pretrained(folder, num_labels=2)
+    if head is ILAForVideoTextClassification:
+        model.set_class_texts(["go", "stop"], tiny_tokenizer())
+    return model
+
+
+@pytest.mark.parametrize("options", [{}, {"modules_to_save": ["temporal"]}], ids=["plain", "some modules"])
+@pytest.mark.parametrize("way", ["get_peft_model", pytest.param("add_adapter", marks=needs_whole_adapters)])
+def test_a_plain_configuration_keeps_what_is_new(clip_folder, clips, head, way, options, tmp_path):
+    """From a plain CLIP: no other model has its alignment. peft's defaults would neither train nor save it."""
+    config = LoraConfig(target_modules=["q_proj", "v_proj"], **options)  # of the integration, too
+    model = from_clip(head, clip_folder, seed=1)
+    if way == "get_peft_model":
+        model = get_peft_model(model, config)
+    else:
+        model.add_adapter(config)
+    train(model, clips)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any(".integration.modules_to_save." in f".{name}" for name in trained)
+    assert not any("integration" in name and "lora" in name for name in trained)
+    model.save_pretrained(tmp_path / "adapter")
+    loaded = from_clip(head, clip_folder, seed=2)
+    assert (logits(loaded.eval(), clips) - logits(model, clips)).abs().max() > 0.01
+    if way == "get_peft_model":
+        loaded = PeftModel.from_pretrained(loaded, tmp_path / "adapter")
+    else:
+        loaded.load_adapter(str(tmp_path / "adapter"))
+    torch.testing.assert_close(logits(loaded.eval(), clips), logits(model, clips), rtol=0, atol=3e-6)
+
+
+def test_a_plain_configuration_of_a_trained_base_stays_as_it_is(tiny_model, tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    base = ILAForVideoTextClassification.from_pretrained(tmp_path)
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj", "v_proj"]))
+    assert model.peft_config["default"].modules_to_save is None
+    assert all(".lora_" in name for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
+def test_an_adapter_that_lacks_what_is_new_is_told(tiny_model, clip_folder, tmp_path):
+    get_peft_model(tiny_model(num_labels=2), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    with CaptureLogger(logging.get_logger("ila_hf.new_weights_ila")) as logs:
+        PeftModel.from_pretrained(from_clip(ILAForVideoTextClassification, clip_folder, 1), tmp_path)
+    assert "does not hold temporal, integration, prompt, class_texts" in logs.out
 
 
 # --- Class texts ----------------------------------------------------------------------------------------------------

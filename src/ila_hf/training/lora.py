@@ -4,6 +4,7 @@
 from typing import TYPE_CHECKING, Any
 
 from ..modeling_ila import ILAPreTrainedModel, ILATextModel
+from ..new_weights_ila import NEW_PARTS
 
 
 if TYPE_CHECKING:
@@ -11,9 +12,6 @@ if TYPE_CHECKING:
 
 _ATTENTION = r"self_attn\.(q|k|v|out)_proj"
 _MLP = r"mlp\.fc[12]"
-# peft wraps every module whose name ends in one of these. `norm`, before the linear classifier, is left out, because
-# other names end in it: it stays as it is, and the classifier can learn all that its weights could.
-_TRAINED_IN_FULL = ("temporal", "integration", "prompt", "class_texts", "classifier")
 
 
 def lora_config(
@@ -53,6 +51,6 @@ def lora_config(
         "r": rank,
         "lora_alpha": rank,
         "target_modules": rf"{prefix}encoder\.layers\.\d+\.{linears}",
-        "modules_to_save": [name for name in _TRAINED_IN_FULL if name in last_names],
+        "modules_to_save": [name for name in NEW_PARTS if name in last_names],
     }
     return LoraConfig(**{**fields, **options})
