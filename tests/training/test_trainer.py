@@ -5,13 +5,16 @@ import math
 import pickle
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from train_in_processes import KeepGradients, RandomClips
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from ila_hf import ILAForVideoClassification
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.data.video_clips import IGNORED_LABEL, collate_clips
+from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.checkpoints import what_is_missing
 
@@ -134,13 +137,46 @@ def test_a_second_training_begins_anew(make_trainer):
     assert len(trainer.optimizer.param_groups) == 4
 
 
+def test_a_search_for_hyperparameters_trains_a_new_model_in_every_trial(make_trainer):
+    """Each trial is the run that its arguments give, also where it mixes clips and averages weights."""
+
+    def model_init():
+        model = ILAForVideoTextClassification(tiny_config(num_labels=len(MOTIONS)))
+        model.set_class_texts(MOTIONS, tiny_tokenizer())
+        return model
+
+    def run(**arguments):
+        set_seed(0)
+        trainer = make_trainer(model_init(), num_train_epochs=2, seed=0, **arguments)
+        trainer.train()
+        return trainer.evaluate()["eval_loss"]
+
+    trials = [
+        {"learning_rate": 1e-3, "mixup_alpha": 0.8, "ema_decay": 0.5},
+        {"learning_rate": 1e-2, "mixup_alpha": 0.0, "ema_decay": 0.9},
+    ]
+    arguments = make_trainer(num_train_epochs=2, seed=0, ema_decay=0.5).args
+    data = {"train_dataset": RandomClips(8), "eval_dataset": RandomClips(5), "data_collator": collate_clips}
+    trainer = ILATrainer(args=arguments, model_init=model_init, **data)
+    found = {}
+    best = trainer.hyperparameter_search(
+        lambda trial: trials[trial.suggest_categorical("number", [0, 1])],
+        lambda metrics: found.setdefault(trainer.args.learning_rate, metrics["eval_loss"]),
+        n_trials=2,
+        direction="minimize",
+        backend="optuna",
+        sampler=optuna.samplers.GridSampler({"number": [0, 1]}),
+    )
+    assert found == {trial["learning_rate"]: run(**trial) for trial in trials}
+    assert best.objective == min(found.values())
+
+
 def test_what_does_not_fit_is_refused(make_trainer, tiny_model, tmp_path):
     with pytest.raises(TypeError, match="must be ILATrainingArguments, got TrainingArguments"):
         ILATrainer(tiny_model(), TrainingArguments(output_dir=tmp_path, use_cpu=True))
     arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True)
-    for name in ("model_init", "compute_loss_func"):
-        with pytest.raises(ValueError, match=f"takes no `{name}`"):
-            ILATrainer(tiny_model(), arguments, **{name: print})
+    with pytest.raises(ValueError, match="takes no `compute_loss_func`"):
+        ILATrainer(tiny_model(), arguments, compute_loss_func=print)
     with pytest.raises(ValueError, match="--auto_find_batch_size changes the batches on which --ema_decay relies"):
         make_trainer(auto_find_batch_size=True, ema_decay=0.9)
 

@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ..evaluation.reports import draw_curves
-from .optimization import WeightAverage
 
 
 # What must not change over a resume
@@ -114,8 +113,8 @@ class ScheduleCallback(TrainerCallback):
             self._compare(kept["settings"])
             self.trainer.losses.__dict__.update(kept["losses"])
             self.stream_epoch = kept["stream_epoch"]
-        elif self.trainer.average is not None:
-            self.trainer.average = WeightAverage(self.trainer.model, self.trainer.average.decay)
+        else:
+            self.trainer.begin_training()
 
     def keep(self, state: Any) -> None:
         """Before a checkpoint: put into the state what a resume needs."""

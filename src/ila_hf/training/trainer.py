@@ -49,7 +49,8 @@ class ILATrainer(Trainer):
     """The Trainer for [`ILAForVideoTextClassification`] and [`ILAForVideoClassification`].
 
     Args:
-        model: To train; its names of classes are those of the metrics.
+        model: To train; its names of classes are those of the metrics. None with a `model_init` that makes it, as
+            `hyperparameter_search` needs.
         args: [`ILATrainingArguments`].
         kwargs: As in [`~transformers.Trainer`]. Data sets are [`VideoClips`] or streams of them, the collator
             [`collate_clips`]. Without `compute_metrics`, evaluation gives top-1, top-5 and mean class accuracy and the
@@ -57,8 +58,8 @@ class ILATrainer(Trainer):
 
     Raises:
         TypeError: For arguments of the plain Trainer.
-        ValueError: For an average of weights under FSDP, fewer clips than the processes take in one step, and for
-            `model_init` and `compute_loss_func`.
+        ValueError: For an average of weights and `model_init` under FSDP, fewer clips than the processes take in one
+            step, and for `compute_loss_func`.
         FloatingPointError: In training, if the loss is not finite.
         CheckpointError: If a checkpoint or the model cannot be written.
         PushError: With --push_to_hub, if the Hub would refuse a push; before the training.
@@ -68,16 +69,17 @@ class ILATrainer(Trainer):
     model: ILAPreTrainedModel
     optimizer_cls_and_kwargs: Any
 
-    def __init__(self, model: Any, args: ILATrainingArguments, **kwargs: Any):
+    def __init__(self, model: Any = None, args: ILATrainingArguments | None = None, **kwargs: Any):
         if not isinstance(args, ILATrainingArguments):
             raise TypeError(f"`args` must be ILATrainingArguments, got {type(args).__name__}.")
-        for name in ("model_init", "compute_loss_func"):
-            if kwargs.get(name) is not None:
-                raise ValueError(f"ILATrainer takes no `{name}`: it trains one model with the model's own loss.")
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("ILATrainer takes no `compute_loss_func`: it trains with the model's own loss.")
         check_writable(args.output_dir)
         if args.fsdp_plugin_args is not None:
+            if model is None:
+                raise ValueError("FSDP needs a `model`, whose layers are its units; `model_init` makes one too late.")
             args.fsdp_plugin_args.setdefault("transformer_cls_names_to_wrap", ",".join(unit_names(model)))
-        if args.sync_batch_norm:
+        if model is not None and args.sync_batch_norm:
             model = synchronize_batch_norm(model, args.device.type)
         self.streams_metrics = kwargs.get("compute_metrics") is None
         if self.streams_metrics:
@@ -93,19 +95,28 @@ class ILATrainer(Trainer):
         for callback in (self.schedule, CurvesCallback()):
             self.add_callback(callback)
         self.label_smoother = None
+        self.scalars = flatten_scalars(self.model) if self.is_fsdp_enabled else []
+        if args.ema_decay is not None and self.is_fsdp_enabled:
+            raise ValueError("--ema_decay needs whole weights in every process; FSDP splits them.")
+        self.begin_training()
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """A model of `model_init`, with BatchNorm over all processes if it is asked for."""
+        model = super().call_model_init(trial)
+        return synchronize_batch_norm(model, self.args.device.type) if self.args.sync_batch_norm else model
+
+    def begin_training(self) -> None:
+        """Mixing and average anew: a search for hyperparameters changes model and arguments from trial to trial."""
+        args = self.args
         self.mixer = ClipMixer(
-            model.config.num_labels,
+            self.model.config.num_labels,
             args.mixup_alpha,
             args.cutmix_alpha,
             args.mix_switch_probability,
             args.label_smoothing_factor,
             args.seed,
         )
-        self.scalars = flatten_scalars(model) if self.is_fsdp_enabled else []
-        if args.ema_decay is not None:
-            if self.is_fsdp_enabled:
-                raise ValueError("--ema_decay needs whole weights in every process; FSDP splits them.")
-            self.average = WeightAverage(model, args.ema_decay)
+        self.average = None if args.ema_decay is None else WeightAverage(self.model, args.ema_decay)
 
     # Data
 
@@ -138,7 +149,8 @@ class ILATrainer(Trainer):
             self.args.ignore_data_skip = True  # a stream that is resumed begins a new pass
         # An evaluation marks the model, or the compiled one around it, as prepared, and accelerate would not wrap it
         # for several processes any more: each would train a model of its own
-        self.model.__dict__.pop("_is_accelerate_prepared", None)
+        if self.model is not None:  # a search for hyperparameters drops it after each trial
+            self.model.__dict__.pop("_is_accelerate_prepared", None)
         self.model_wrapped = self.model
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         return result._replace(training_loss=result.metrics["train_loss"])
