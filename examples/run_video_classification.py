@@ -19,15 +19,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import enable_full_determinism, set_seed
+from datasets import Dataset
+from transformers.trainer_utils import IntervalStrategy, enable_full_determinism, set_seed
 
 from ila_hf.__main__ import errors_in_one_line
 from ila_hf.data.video_clips import collate_clips
 from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
 from ila_hf.training import ILATrainer, ILATrainingArguments
-from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
+from ila_hf.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    given_arguments,
+    parse_arguments,
+    training_defaults,
+)
 from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
+    choose_epochs,
     describe_data_recipe,
     is_trained,
     load_config,
@@ -54,10 +62,12 @@ def write_reports(trainer: ILATrainer, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
     """Run with flags, by default those of the command line; `defaults` are those of flags that are not given."""
-    # 1. Arguments, from flags, from a file, or both
+    # 1. Arguments, from flags, from a file, or both; a training logs, evaluates and saves every epoch by default
     kinds = (ModelArguments, DataArguments, ILATrainingArguments)
     recipes = Path(__file__).parent / "configs"
-    model_args, data_args, training_args = parse_arguments(kinds, arguments, recipes, defaults)
+    given = given_arguments(kinds, arguments, recipes)
+    chosen = training_defaults({**defaults, **given})
+    model_args, data_args, training_args = parse_arguments(kinds, arguments, recipes, {**defaults, **chosen})
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if training_args.should_log:
         for name in (__name__, "ila_hf"):
@@ -75,9 +85,14 @@ def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
         evaluates = training_args.do_eval or training_args.eval_strategy != "no"
         jobs = {"trains": training_args.do_train, "evaluates": evaluates, "predicts": training_args.do_predict}
         splits = load_splits(data_args, training_args.seed, known, **jobs)
-    if splits.validation is None and training_args.do_train and defaults.get("do_eval"):
+    if splits.validation is None and training_args.do_train and "do_eval" not in given:
         training_args.do_eval = False
+        if "eval_strategy" in chosen:
+            training_args.eval_strategy, training_args.load_best_model_at_end = IntervalStrategy.NO, False
     check_splits(splits, training_args)
+    chooses = training_args.do_train and not given.keys() & {"num_train_epochs", "max_steps"}
+    if chooses and isinstance(splits.train, Dataset):
+        choose_epochs(training_args, len(splits.train))
     if checkpoint is None and training_args.process_index == 0:
         remove_old_list(output, data_args)
 

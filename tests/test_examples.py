@@ -23,6 +23,7 @@ from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, Vid
 from ila_hf.__main__ import main as ila_hf
 from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
 from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
+from ila_hf.training import finetuning
 
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +90,39 @@ def test_train_and_evaluate(run, videos, tmp_path):
     # Evaluating what was saved gives the same numbers
     again = run(model_name_or_path=output, validation_dir=videos / "validation", do_eval=True)
     assert json.loads((again / "eval_results.json").read_text())["eval_top1"] == metrics["eval_top1"]
+
+
+def log_of(output):
+    return json.loads((output / "trainer_state.json").read_text())["log_history"]
+
+
+def test_a_training_that_is_told_nothing(videos, tmp_path, monkeypatch, caplog):
+    """It chooses its epochs, evaluates and logs each, keeps the best, and tells; the card does, too."""
+    caplog.set_level("INFO", "ila_hf")
+    monkeypatch.setattr(finetuning, "MIN_STEPS", 4)
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    output = tmp_path / "output"
+    flags = f"--model_name_or_path {tmp_path}/tiny --data_dir {videos} --output_dir {output} --report_to none"
+    ila_hf(["train", *flags.split(), "--use_cpu", "True", "--learning_rate", "1e-2", "--disable_tqdm", "True"])
+    assert "24 videos, 8 a step: 3 epochs of 3 steps. --num_train_epochs sets others." in caplog.messages
+    log = log_of(output)
+    assert [entry["epoch"] for entry in log if "loss" in entry] == [1, 2, 3]
+    every = {entry["epoch"]: entry["eval_top1"] for entry in log if "eval_top1" in entry}
+    assert list(every) == [1, 2, 3]
+    assert json.loads((output / "eval_results.json").read_text())["eval_top1"] == max(every.values())
+    assert 1 <= len(list(output.glob("checkpoint-*"))) <= 2  # the best and the last
+    assert "| Weights | those of the evaluation with the best top1 |" in (output / "README.md").read_text()
+
+
+def test_a_training_without_validation_videos(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(finetuning, "MIN_STEPS", 4)
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    output = tmp_path / "output"
+    flags = f"--model_name_or_path {tmp_path}/tiny --train_dir {videos}/train --output_dir {output} --report_to none"
+    ila_hf(["train", *flags.split(), "--use_cpu", "True", "--disable_tqdm", "True"])
+    assert [entry["epoch"] for entry in log_of(output) if "loss" in entry] == [1, 2, 3]
+    assert not (output / "eval_results.json").exists()
+    assert (output / "model.safetensors").is_file()
 
 
 def test_plain_clip_and_csv(run, videos, tmp_path):

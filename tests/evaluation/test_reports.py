@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ila_hf.evaluation.reports import (
@@ -98,6 +99,16 @@ def test_picture_of_a_confusion_matrix(tmp_path, num_classes, side):
     assert right.shape == (side, side, 3)
     draw_confusion_matrix(path, np.roll(matrix, 1, axis=0), names)
     assert (_pixels(path) != right).any()
+
+
+def test_counts_of_a_confusion_matrix(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *args, **kwargs: figures.append(figure))
+    draw_confusion_matrix(tmp_path / "matrix.png", MATRIX, NAMES)
+    texts = {text.get_position()[::-1]: text.get_text() for text in figures[0].axes[0].texts}
+    assert texts == {(0, 0): "3", (0, 1): "1", (1, 0): "2", (1, 2): "2"}
+    draw_confusion_matrix(tmp_path / "matrix.png", np.eye(61, 62, dtype=np.int64), [str(i) for i in range(61)])
+    assert not figures[1].axes[0].texts
 
 
 def test_colours_of_a_confusion_matrix(tmp_path):

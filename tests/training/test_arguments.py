@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from ila_hf.training.arguments import DataArguments, ILATrainingArguments, ModelArguments, parse_arguments
+from ila_hf.training.arguments import (
+    DataArguments,
+    ILATrainingArguments,
+    ModelArguments,
+    given_arguments,
+    parse_arguments,
+    training_defaults,
+)
 
 
 @dataclass
@@ -178,6 +185,59 @@ def test_numbers_in_files_are_numbers(tmp_path, values, message):
     file.write_text(json.dumps({"output_dir": str(tmp_path), **values}))
     with pytest.raises(ValueError, match=message):
         parse_arguments((ILATrainingArguments,), ["--config", str(file)])
+
+
+def test_what_is_given(recipes):
+    kinds = (ModelArguments, DataArguments, ILATrainingArguments)
+    flags = "--config short --num-frames 3 --do_train --output_dir=out --no_such 3"
+    given = given_arguments(kinds, flags.split(), recipes)
+    assert given == {"freeze": ["text"], "num_frames": 3, "learning_rate": 0.5, "do_train": True, "output_dir": "out"}
+    assert given_arguments(kinds, ["--help"]) == {}
+
+
+EVERY_EPOCH = {
+    "logging_strategy": "epoch",
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "top1",
+    "save_total_limit": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"do_train": True, "do_eval": True}, EVERY_EPOCH.keys()),
+        ({"do_train": True, "do_eval": True, "logging_steps": 5}, EVERY_EPOCH.keys() - {"logging_strategy"}),
+        ({"do_train": True, "do_eval": True, "save_steps": 5}, {"logging_strategy"}),
+        ({"do_train": True, "do_eval": True, "eval_strategy": "no"}, {"logging_strategy"}),
+        ({"do_train": True}, {"logging_strategy"}),
+        ({"do_eval": True}, ()),
+    ],
+    ids=str,
+)
+def test_a_training_evaluates_every_epoch_and_keeps_the_best(given, kept, tmp_path):
+    defaults = training_defaults(given)
+    assert defaults == {name: EVERY_EPOCH[name] for name in kept}
+    (arguments,) = parse_arguments(
+        (ILATrainingArguments,), ["--output_dir", str(tmp_path), "--save_total_limit", "4"], defaults=defaults
+    )
+    assert arguments.save_total_limit == 4
+    for name in kept - {"save_total_limit"} if kept else ():
+        assert getattr(arguments, name) == EVERY_EPOCH[name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"patience": 0, "load_best_model_at_end": True}, "--patience must be at least 1, got 0"),
+        ({"patience": 2}, "--patience needs --load_best_model_at_end True"),
+    ],
+)
+def test_patience_that_cannot_be(arguments, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        ILATrainingArguments(output_dir=tmp_path, eval_strategy="epoch", save_strategy="epoch", **arguments)
 
 
 def test_numbers_of_videos_are_positive():

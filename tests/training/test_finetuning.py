@@ -20,8 +20,9 @@ from ila_hf import (
 )
 from ila_hf.data.video_clips import VideoClips, collate_clips
 from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
-from ila_hf.training.arguments import DataArguments, ModelArguments
+from ila_hf.training.arguments import DataArguments, ILATrainingArguments, ModelArguments
 from ila_hf.training.finetuning import (
+    choose_epochs,
     is_trained,
     load_config,
     load_model_and_processor,
@@ -395,3 +396,19 @@ def test_clips_of_a_stream(processor, numbered_video, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match="2 shards cannot be shared by 3 processes"):
         make_clips(splits, processor, arguments, tmp_path, 0)
+
+
+# --- Epochs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "accumulation", "epochs"),
+    [(48, 1, 50), (47, 1, 50), (48, 2, 100), (5, 1, 100), (800, 1, 3), (799, 1, 3), (240_000, 1, 3)],
+)
+def test_epochs_follow_from_the_number_of_videos(tmp_path, caplog, num_clips, accumulation, epochs):
+    """300 steps, from 3 epochs to 100."""
+    caplog.set_level("INFO", "ila_hf")
+    arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True, gradient_accumulation_steps=accumulation)
+    choose_epochs(arguments, num_clips)
+    assert arguments.num_train_epochs == epochs
+    assert f"{num_clips} videos, {8 * accumulation} a step: {epochs} epochs of" in caplog.text

@@ -171,6 +171,46 @@ def test_a_search_for_hyperparameters_trains_a_new_model_in_every_trial(make_tra
     assert best.objective == min(found.values())
 
 
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 2), (2, 3), (None, 4)])
+def test_patience_ends_a_training_that_gets_no_better(make_trainer, patience, epochs, tmp_path):
+    """A model that does not learn is best after its first epoch."""
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    options |= {"metric_for_best_model": "top1", "num_train_epochs": 4, "learning_rate": 0.0, "patience": patience}
+    trainer = make_trainer(save_total_limit=1, **options)
+    trainer.train()
+    assert trainer.state.epoch == epochs
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+
+
+def test_patience_goes_on_where_it_was(make_trainer, tmp_path):
+    """Killed after the first of two evaluations without a better result, the run ends after one more."""
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "patience": 2}
+    options |= {"metric_for_best_model": "top1", "learning_rate": 0.0, "num_train_epochs": 6}
+
+    class Kill(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs):
+            if state.epoch == 2:
+                raise KeyboardInterrupt
+
+    trainer = make_trainer(callbacks=[Kill()], **options)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    trainer = make_trainer(**options)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.epoch == 3
+
+
+def test_the_metric_that_chooses_the_best_is_one_that_is_computed(make_trainer, tiny_model):
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+    make_trainer(metric_for_best_model="eval_top5", **options)
+    model = tiny_model()
+    model.set_class_texts(["go", "stop"], tiny_tokenizer())
+    with pytest.raises(ValueError, match="one of top1, mean_class_accuracy, loss; got 'top5"):
+        make_trainer(model, metric_for_best_model="top5", **options)
+    with pytest.raises(ValueError, match="got 'top_1'"):
+        make_trainer(metric_for_best_model="top_1", **options)
+
+
 def test_what_does_not_fit_is_refused(make_trainer, tiny_model, tmp_path):
     with pytest.raises(TypeError, match="must be ILATrainingArguments, got TrainingArguments"):
         ILATrainer(tiny_model(), TrainingArguments(output_dir=tmp_path, use_cpu=True))

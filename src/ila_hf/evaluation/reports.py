@@ -108,8 +108,9 @@ def write_class_table(path: str | Path, matrix: np.ndarray, label_names: Sequenc
 def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, label_names: Sequence[str]) -> None:
     """Draw, as a png, the share of the clips of each true class (rows) that are taken for each class (columns).
 
-    The rows of classes without clips stay white. The axes show names up to 60 classes, ids beyond. A last column
-    `unreadable` stands for the clips without a prediction, if there are any.
+    The rows of classes without clips stay white. Up to 60 classes have their names at the axes, and cells the numbers
+    of their clips; more have ids. A last column `unreadable` stands for the clips without a prediction, if there are
+    any.
 
     Args and errors as in [`write_confusion_matrix`].
     """
@@ -126,6 +127,10 @@ def draw_confusion_matrix(path: str | Path, matrix: np.ndarray, label_names: Seq
         # Names may hold the dollars that would start a formula
         axes.set_xticks(range(len(columns)), _shorten(columns), rotation=90, fontsize=8, parse_math=False)
         axes.set_yticks(range(len(label_names)), _shorten(label_names), fontsize=8, parse_math=False)
+        for row, column in np.argwhere(counts).tolist():
+            colour = "black" if shares[row, column] > 0.5 else "white"  # the colours of large shares are light
+            count = str(counts[row, column])
+            axes.text(column, row, count, ha="center", va="center", fontsize=8 if len(count) < 4 else 5, color=colour)
     figure.savefig(path, format="png")
 
 

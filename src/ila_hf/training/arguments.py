@@ -200,6 +200,10 @@ class ILATrainingArguments(TrainingArguments):
     sync_batch_norm: bool = field(
         default=False, metadata={"help": "BatchNorm of the alignment over the batches of all processes."}
     )
+    patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many evaluations in a row without a better --metric_for_best_model."},
+    )
     ema_decay: float | None = field(
         default=None, metadata={"help": "Evaluate and save the moving average of the weights, such as 0.9999."}
     )
@@ -229,6 +233,11 @@ class ILATrainingArguments(TrainingArguments):
                     f"{self.world_size} process(es) take at a time, {self.train_batch_size} each."
                 )
             self.gradient_accumulation_steps = self.total_batch_size // per_step
+        if self.patience is not None:
+            if self.patience < 1:
+                raise ValueError(f"--patience must be at least 1, got {self.patience}.")
+            if not self.load_best_model_at_end:
+                raise ValueError("--patience needs --load_best_model_at_end True, and validation videos.")
         if self.warmup_epochs is not None and self.warmup_epochs < 0:
             raise ValueError(f"--warmup_epochs must not be negative, got {self.warmup_epochs}.")
         fixed = [
@@ -259,19 +268,14 @@ def parse_arguments(
         ValueError: For arguments that do not exist, naming the nearest that do.
         FileNotFoundError: If there is no such file.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
-        arguments = ["--config", arguments[0]]
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--config")
-    config, flags = finder.parse_known_args(arguments)
+    config, flags = _config_and_flags(arguments)
     parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False)
     parser.add_argument("--config", help="A json or yaml file of arguments, or the name of a published recipe.")
     known = {action.dest for action in parser._actions} - {"help", "config"}
     parser.set_defaults(**(defaults or {}))
-    if config.config is not None:
-        values = _read_config(config.config, config_folder)
-        _refuse_unknown(set(values), known, f"{config.config!r} has the unknown")
+    if config is not None:
+        values = _read_config(config, config_folder)
+        _refuse_unknown(set(values), known, f"{config!r} has the unknown")
         for action in parser._actions:
             if action.dest not in values:
                 continue
@@ -281,12 +285,10 @@ def parse_arguments(
             fits = isinstance(value, str | None) or (is_number and (action.type is float or value == int(value)))
             if action.type in (int, float) and action.nargs is None and not fits:
                 kind = "a whole number" if action.type is int else "a number"
-                raise ValueError(f"{config.config!r}: `{action.dest}` is {kind}; got {value!r}.")
+                raise ValueError(f"{config!r}: `{action.dest}` is {kind}; got {value!r}.")
             if action.choices is not None and values[action.dest] not in (None, *action.choices):
                 allowed = ", ".join(map(str, action.choices))
-                raise ValueError(
-                    f"{config.config!r}: `{action.dest}` is one of {allowed}; got {values[action.dest]!r}."
-                )
+                raise ValueError(f"{config!r}: `{action.dest}` is one of {allowed}; got {values[action.dest]!r}.")
         parser.set_defaults(**values)
     *parsed, rest = parser.parse_args_into_dataclasses(flags, return_remaining_strings=True, look_for_args_file=False)
     parsed = [part for part in parsed if not isinstance(part, argparse.Namespace)]
@@ -294,6 +296,55 @@ def parse_arguments(
     if rest:
         raise ValueError(f"These arguments follow no flag: {rest}.")
     return tuple(parsed)
+
+
+def given_arguments(
+    dataclasses: Sequence[type], arguments: Sequence[str] | None = None, config_folder: str | Path | None = None
+) -> dict[str, Any]:
+    """What flags and file give, names and values, before anything is checked. See [`parse_arguments`].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    config, flags = _config_and_flags(arguments)
+    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False, add_help=False)
+    for action in parser._actions:
+        action.default, action.required = argparse.SUPPRESS, False
+    given, _ = parser.parse_known_args(flags)
+    return {**({} if config is None else _read_config(config, config_folder)), **vars(given)}
+
+
+def training_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """How a training logs, evaluates and saves where the arguments say nothing of it: every epoch, keeping the best.
+
+    Args:
+        given: Names and values that are given.
+
+    Returns:
+        Defaults for [`parse_arguments`]: none for a run that does not train; for one that does not evaluate, of
+        logging only. Naming one argument of a schedule is to take it in one's own hands: then none of it is set.
+    """
+    defaults: dict[str, Any] = {}
+    if not given.get("do_train"):
+        return defaults
+    if not given.keys() & {"logging_strategy", "logging_steps"}:
+        defaults["logging_strategy"] = "epoch"
+    schedule = {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}
+    if given.get("do_eval") and not given.keys() & schedule:
+        defaults |= {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
+        defaults |= {"metric_for_best_model": "top1", "save_total_limit": 1}
+    return defaults
+
+
+def _config_and_flags(arguments: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    """--config, or the one file that the command line names, and the flags."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
+        arguments = ["--config", arguments[0]]
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--config")
+    config, flags = finder.parse_known_args(arguments)
+    return config.config, flags
 
 
 def _read_config(name: str, folder: str | Path | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 import copy
 import logging
+import math
 import os
 import warnings
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassificat
 from ..processing_ila import ILAProcessor
 from ..video_processing_ila import ILAVideoProcessor
 from ..video_sources import VideoLimits
-from .arguments import DataArguments, ModelArguments
+from .arguments import DataArguments, ILATrainingArguments, ModelArguments
 from .splits import VideoSplits
 
 
@@ -159,6 +160,25 @@ def describe_data_recipe(
         "Augmentation": flip if data_arguments.augment else "none but random frames",
         "Frozen": ", ".join(arguments.freeze) or "nothing",
     }
+
+
+MIN_STEPS, MAX_EPOCHS = 300, 100  # benchmarks/small_data.py: fewer steps do not learn 48 clips
+
+
+def choose_epochs(arguments: ILATrainingArguments, num_clips: int) -> None:
+    """Set as many epochs as give 300 optimizer steps, from transformers' default, 3, to 100, and say so.
+
+    Args:
+        arguments: Of the training; `num_train_epochs` is set.
+        num_clips: Training videos.
+    """
+    per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    steps = math.ceil(num_clips / per_step)
+    epochs = min(max(math.ceil(MIN_STEPS / steps), int(arguments.num_train_epochs)), MAX_EPOCHS)
+    arguments.num_train_epochs = epochs
+    logger.info(
+        f"{num_clips} videos, {per_step} a step: {epochs} epochs of {steps} steps. --num_train_epochs sets others."
+    )
 
 
 def remove_old_list(output_dir: str | Path, arguments: DataArguments) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.trainer_utils import has_length
 
 from ..evaluation.reports import draw_curves
@@ -113,6 +113,10 @@ class ScheduleCallback(TrainerCallback):
             self._compare(kept["settings"])
             self.trainer.losses.__dict__.update(kept["losses"])
             self.stream_epoch = kept["stream_epoch"]
+            for callback in self.trainer.callback_handler.callbacks:
+                if isinstance(callback, EarlyStoppingCallback):
+                    saved = state.stateful_callbacks.get(type(callback).__name__, {"attributes": {}})
+                    vars(callback).update(saved["attributes"])
         else:
             self.trainer.begin_training()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
@@ -94,6 +94,12 @@ class ILATrainer(Trainer):
         self.schedule = ScheduleCallback(self)
         for callback in (self.schedule, CurvesCallback()):
             self.add_callback(callback)
+        if args.patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.patience))
+        best = (args.metric_for_best_model or "loss").removeprefix("eval_")
+        metrics = [name for name in METRICS[:4] if name != "top5" or self.model.config.num_labels > 5]
+        if self.streams_metrics and args.load_best_model_at_end and best not in metrics:
+            raise ValueError(f"--metric_for_best_model is one of {', '.join(metrics)}; got {best!r}.")
         self.label_smoother = None
         self.scalars = flatten_scalars(self.model) if self.is_fsdp_enabled else []
         if args.ema_decay is not None and self.is_fsdp_enabled:
@@ -438,4 +444,6 @@ def describe_recipe(args: ILATrainingArguments, model: torch.nn.Module, steps: i
     }
     if args.ema_decay is not None:
         recipe["Moving average of the weights"] = f"{args.ema_decay:g}"
+    if args.load_best_model_at_end:
+        recipe["Weights"] = f"those of the evaluation with the best {args.metric_for_best_model}"
     return recipe
