@@ -37,6 +37,7 @@ from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
     choose_epochs,
     describe_data_recipe,
+    describe_dataset,
     is_trained,
     load_config,
     load_model_and_processor,
@@ -133,7 +134,7 @@ def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
         logger.warning(
             f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."
         )
-    card = {"dataset": data_args.dataset_name, "finetuned_from": model_args.model_name_or_path}
+    card = {"dataset": describe_dataset(data_args), "finetuned_from": model_args.model_name_or_path}
     if training_args.do_train:
         card["recipe"] = describe_data_recipe(model_args, data_args, splits.label_names)
     if training_args.push_to_hub:

@@ -27,7 +27,7 @@ from transformers import get_scheduler
 from ila_hf import ILAProcessor, ILAVideoProcessor
 from ila_hf.__main__ import errors_in_one_line
 from ila_hf.data.video_clips import ClipSampler, VideoClips, collate_clips
-from ila_hf.evaluation.model_card import card_from_run
+from ila_hf.evaluation.model_card import card_from_run, eval_results, save_eval_results
 from ila_hf.evaluation.reports import draw_curves, write_confusion_matrix
 from ila_hf.evaluation.views import Evaluation, predict
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
@@ -40,7 +40,14 @@ from ila_hf.training.checkpoints import (
     unmark,
     writing,
 )
-from ila_hf.training.finetuning import ClipSets, load_config, load_model_and_processor, make_clips, remove_old_list
+from ila_hf.training.finetuning import (
+    ClipSets,
+    describe_dataset,
+    load_config,
+    load_model_and_processor,
+    make_clips,
+    remove_old_list,
+)
 from ila_hf.training.hub import open_repo, push_folder
 from ila_hf.training.optimization import ClipMixer, parameter_groups
 from ila_hf.training.progress import LossRecord, batch_losses, check_gradient
@@ -223,6 +230,7 @@ def finish(
     views = clips.validation.reader.processor
     names = {"model_name": args.hub_model_id or str(output), **names}
     card_from_run(model, views, recipe=recipe, metrics=metrics, **names).save(output / "README.md")
+    save_eval_results(output, eval_results(names["dataset_name"], metrics, views))
     if args.push_to_hub:
         push_folder(str(args.hub_model_id), output, "End of training")
 
@@ -301,7 +309,7 @@ def main() -> None:
             save_checkpoint(accelerator, args, progress.step)
 
     # 6. Results, model, card
-    names = {"base_model": model_args.model_name_or_path, "dataset_name": data_args.dataset_name}
+    names = {"base_model": model_args.model_name_or_path, "dataset_name": describe_dataset(data_args)}
     finish(accelerator, args, model, processor, clips, progress, names)
     accelerator.wait_for_everyone()
     accelerator.end_training()

@@ -23,6 +23,7 @@ from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
 from ila_hf.training.arguments import DataArguments, ILATrainingArguments, ModelArguments
 from ila_hf.training.finetuning import (
     choose_epochs,
+    describe_dataset,
     is_trained,
     load_config,
     load_model_and_processor,
@@ -412,3 +413,32 @@ def test_epochs_follow_from_the_number_of_videos(tmp_path, caplog, num_clips, ac
     choose_epochs(arguments, num_clips)
     assert arguments.num_train_epochs == epochs
     assert f"{num_clips} videos, {8 * accumulation} a step: {epochs} epochs of" in caplog.text
+
+
+# --- The name of the data set ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"dataset_name": "me/motions"}, "me/motions"),
+        ({"dataset_name": "me/motions", "validation_dir": "other"}, "me/motions"),
+        ({"dataset_name": "here"}, "/work/here"),
+        ({"dataset_name": "webdataset", "data_files": "train=shards/train-*.tar"}, "/work/shards"),
+        ({"dataset_name": "webdataset", "data_files": "train=https://host/train.tar"}, None),
+        ({"data_dir": "videos"}, "/work/videos"),
+        ({"data_dir": "videos/"}, "/work/videos"),
+        ({"data_dir": "."}, "/work"),
+        ({"train_dir": "videos/train", "validation_dir": "others"}, "/work/videos"),
+        ({"train_file": "/k400/train.csv"}, "/k400"),
+        ({"train_file": "train.csv"}, "/work"),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_data_set_without_a_name_is_called_by_its_folder(tmp_path, monkeypatch, arguments, name):
+    """By its path, so that no card takes it for an id of the Hub."""
+    (tmp_path / "work" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    name = name and name.replace("/work", f"{tmp_path}/work")
+    assert describe_dataset(DataArguments(**arguments)) == name

@@ -8,6 +8,8 @@ import numpy as np
 import optuna
 import pytest
 import torch
+import yaml
+from huggingface_hub import parse_eval_result_entries
 from train_in_processes import KeepGradients, RandomClips
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
@@ -488,6 +490,14 @@ def test_card_and_curves_of_a_run(make_trainer, tiny_model, tmp_path):
     for text in ("pipeline_tag: video-classification", "someone/my-ila", "0.0002", f"{100 * top1:.1f}"):
         assert text in card
     assert (tmp_path / "run" / "curves.png").stat().st_size > 5000
+    results = tmp_path / "run" / ".eval_results" / "ila_hf.yaml"
+    assert not results.exists()
+    trainer.create_model_card(dataset="someone/motions")
+    (entry,) = parse_eval_result_entries(yaml.safe_load(results.read_text()))
+    assert (entry.dataset_id, entry.value) == ("someone/motions", round(100 * top1, 2))
+    assert entry.notes == "top-1 accuracy in %, 1 × 1 views (clips × crops)"
+    trainer.create_model_card(dataset="my own videos")
+    assert not results.exists()
 
 
 def test_output_folder_that_cannot_be_written(make_trainer, tmp_path):

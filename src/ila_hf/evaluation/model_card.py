@@ -6,15 +6,15 @@ The words are in model_card_template.md, the data here; `huggingface_hub` writes
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image
-from yaml import YAMLError
 
 from ..configuration_ila import ILAConfig
 from ..data.video_transforms import names_a_side
@@ -24,6 +24,7 @@ from ..video_processing_ila import ILAVideoProcessor
 
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
+EVAL_RESULTS = ".eval_results/ila_hf.yaml"  # of a repository of the Hub
 VISIBLE_CLASSES = 20  # longer lists are folded
 
 _ACCURACIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean class accuracy"}
@@ -67,7 +68,7 @@ def _base_model(name: str | None) -> str | None:
         return name
     try:
         base: Any = ModelCard.load(Path(name) / "README.md").data.base_model
-    except (OSError, ValueError, YAMLError):  # no card, or none that says anything
+    except (OSError, ValueError, yaml.YAMLError):  # no card, or none that says anything
         return None
     return base if isinstance(base, str) else None
 
@@ -116,6 +117,35 @@ def card_from_run(
     has_tokenizer = isinstance(processor, ILAProcessor)
     run = _Run(model, video_processor, has_tokenizer, model_name, recipe, measured, dataset_name, base_model, license)
     return render_card(run.metadata(), TEMPLATE, run.fields())
+
+
+def eval_results(
+    dataset_name: str | None, metrics: Mapping[str, float], processor: ILAProcessor | ILAVideoProcessor
+) -> list[EvalResultEntry]:
+    """The top-1 accuracy in % as the Hub shows it, for `EVAL_RESULTS` beside the card.
+
+    Args:
+        dataset_name, metrics, processor: As in [`card_from_run`].
+
+    Returns:
+        One entry; none without top-1, and for a data set that is not on the Hub.
+    """
+    dataset, top1 = _hub_id(dataset_name), metrics.get("top1", float("nan"))
+    if dataset is None or top1 != top1:
+        return []
+    video_processor: Any = getattr(processor, "video_processor", processor)
+    views = f"{video_processor.num_clips} × {video_processor.num_crops} views (clips × crops)"
+    return [EvalResultEntry(dataset, "default", round(100 * top1, 2), notes=f"top-1 accuracy in %, {views}")]
+
+
+def save_eval_results(folder: str | Path, entries: Sequence[EvalResultEntry]) -> None:
+    """Write `EVAL_RESULTS` below a folder, or remove that of an earlier run if there are no entries."""
+    file = Path(folder) / EVAL_RESULTS
+    if not entries:
+        file.unlink(missing_ok=True)
+        return
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(yaml.safe_dump(eval_result_entries_to_yaml(list(entries)), sort_keys=False, allow_unicode=True))
 
 
 @dataclass

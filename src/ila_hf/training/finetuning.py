@@ -16,11 +16,12 @@ from transformers import AutoProcessor, AutoTokenizer, AutoVideoProcessor
 from ..configuration_ila import PRESET_NAMES, ILAConfig
 from ..data.unreadable_videos import UnreadableVideos
 from ..data.video_clips import ClipReader, ErrorPolicy, VideoClips, stream_clips
+from ..data.video_folders import SPLIT_NAMES
 from ..data.video_transforms import names_a_side, training_transform
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification
 from ..processing_ila import ILAProcessor
 from ..video_processing_ila import ILAVideoProcessor
-from ..video_sources import VideoLimits
+from ..video_sources import VideoLimits, is_url
 from .arguments import DataArguments, ILATrainingArguments, ModelArguments
 from .splits import VideoSplits
 
@@ -160,6 +161,25 @@ def describe_data_recipe(
         "Augmentation": flip if data_arguments.augment else "none but random frames",
         "Frozen": ", ".join(arguments.freeze) or "nothing",
     }
+
+
+def describe_dataset(arguments: DataArguments) -> str | None:
+    """What a card calls the data set: its id on the Hub, or the path of its folder, of which the card takes the name.
+
+    A folder of one split is called by the folder that holds it, and a list by its folder.
+    """
+    if arguments.dataset_name is not None and not arguments.data_files:
+        name = arguments.dataset_name
+        return os.path.abspath(name) if os.path.exists(name) else name
+    folders = [arguments.data_dir, arguments.train_dir, arguments.validation_dir]
+    files = [arguments.train_file, arguments.validation_file]
+    files += [pattern.partition("=")[2] for pattern in arguments.data_files]
+    source = next((Path(folder) for folder in folders if folder), None)
+    source = source or next((Path(file).parent for file in files if file and not is_url(file)), None)
+    if source is None:
+        return None
+    source = source.absolute()
+    return str(source.parent if source.name.lower() in SPLIT_NAMES else source)
 
 
 MIN_STEPS, MAX_EPOCHS = 300, 100  # benchmarks/small_data.py: fewer steps do not learn 48 clips

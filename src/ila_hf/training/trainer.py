@@ -20,7 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
 from ..data.video_clips import ClipSampler
-from ..evaluation.model_card import card_from_run
+from ..evaluation.model_card import card_from_run, eval_results, save_eval_results
 from ..evaluation.views import Evaluation, predict
 from ..modeling_ila import ILAPreTrainedModel
 from .arguments import ILATrainingArguments
@@ -380,6 +380,8 @@ class ILATrainer(Trainer):
     ) -> None:
         """Write the card of the run, README.md, with the metrics of the last evaluation; see [`card_from_run`].
 
+        Beside it, for a data set of the Hub, lies `.eval_results/ila_hf.yaml`; see [`eval_results`].
+
         Args:
             model_name: Default: the Hub id, else the output folder.
             dataset, finetuned_from: Names of the data set and of the model that the run began with.
@@ -392,9 +394,11 @@ class ILATrainer(Trainer):
         evaluated = [entry for entry in self.state.log_history if "eval_top1" in entry] or [{}]
         metrics = {name: evaluated[-1][f"eval_{name}"] for name in METRICS if f"eval_{name}" in evaluated[-1]}
         reader = getattr(self.eval_dataset, "reader", None)  # it knows the views of the evaluation
+        processor = cast("Any", self.processing_class) if reader is None else reader.processor
+        save_eval_results(self.args.output_dir, eval_results(dataset, metrics, processor))
         card = card_from_run(
             unwrap_peft_model(self.accelerator.unwrap_model(self.model)),
-            cast("Any", self.processing_class) if reader is None else reader.processor,
+            processor,
             model_name=self.args.hub_model_id or model_name or str(self.args.output_dir),
             dataset_name=dataset,
             base_model=finetuned_from,
