@@ -195,9 +195,9 @@ def test_folders_of_splits(tmp_path, flag, caplog):
     assert [len(splits.validation), len(splits.test)] == [2, 2]
     assert caplog.messages == [
         f"'{root}' holds the splits Test, train, val.",
-        "Training: 5 videos, 2 classes (3/2).",
-        "Validation: 2 videos, 2 classes (1/1).",
-        "Test: 2 videos.",
+        "Training: 5 videos, 2 classes (3/2), 5 cannot be opened.",
+        "Validation: 2 videos, 2 classes (1/1), 2 cannot be opened.",
+        "Test: 2 videos, 2 cannot be opened.",
     ]
     # What is named comes first
     splits = load_splits(DataArguments(**{flag: str(root)}, train_val_split=0.4), 0)
@@ -244,7 +244,7 @@ def test_a_single_class_is_nothing_to_train(tmp_path):
 def test_videos_of_many_classes_are_counted(tmp_path, caplog):
     caplog.set_level("INFO", "ila_hf")
     load_splits(DataArguments(train_dir=make_videos(tmp_path / "x", {f"c{i}": 1 + i % 3 for i in range(13)})), 0)
-    assert caplog.messages == ["Training: 25 videos, 13 classes (1 to 3 of each)."]
+    assert caplog.messages == ["Training: 25 videos, 13 classes (1 to 3 of each), 25 cannot be opened."]
 
 
 def test_two_sources(train_dir):

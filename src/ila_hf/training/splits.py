@@ -16,6 +16,7 @@ from ..data.class_labels import read_labels
 from ..data.unreadable_videos import UnreadableVideos
 from ..data.video_data import leave_out, load_unlabelled, load_video_dataset, load_videos
 from ..data.video_folders import split_folders
+from ..data.video_lengths import describe_lengths
 from .arguments import DataArguments
 
 
@@ -91,8 +92,9 @@ def load_splits(
         label_names=names or _classes(validation),
     )
     for split, data in (("Training", splits.train), ("Validation", splits.validation), ("Test", splits.test)):
-        if isinstance(data, Dataset):
-            logger.info(f"{split}: {describe_videos(data)}.")
+        if isinstance(data, Dataset) and logger.isEnabledFor(logging.INFO):
+            lengths = describe_lengths(data["video"] if data.features["video"] == Value("string") else [])
+            logger.info(f"{split}: {describe_videos(data)}{', ' if lengths else ''}{lengths}.")
     return splits
 
 
