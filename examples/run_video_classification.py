@@ -61,14 +61,14 @@ def write_reports(trainer: ILATrainer, folder: Path) -> None:
     write_class_table(folder / "classes.csv", matrix, names)
 
 
-def main(arguments: Sequence[str] | None = None, **defaults: Any) -> None:
+def main(arguments: Sequence[str] | None = None, program: str | None = None, **defaults: Any) -> None:
     """Run with flags, by default those of the command line; `defaults` are those of flags that are not given."""
     # 1. Arguments, from flags, from a file, or both; a training logs, evaluates and saves every epoch by default
     kinds = (ModelArguments, DataArguments, ILATrainingArguments)
     recipes = Path(__file__).parent / "configs"
     given = given_arguments(kinds, arguments, recipes)
     chosen = training_defaults({**defaults, **given})
-    model_args, data_args, training_args = parse_arguments(kinds, arguments, recipes, {**defaults, **chosen})
+    model_args, data_args, training_args = parse_arguments(kinds, arguments, recipes, {**defaults, **chosen}, program)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if training_args.should_log:
         for name in (__name__, "ila_hf"):

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from ila_hf import ILAForVideoTextClassification
+from ila_hf import ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main
 from ila_hf.demo import motion_videos
 from ila_hf.demo.tiny import tiny_config, tiny_processor
@@ -102,3 +102,23 @@ def test_our_own_errors_keep_their_traceback(error, monkeypatch):
     monkeypatch.setattr(motion_videos, "run", fail)
     with pytest.raises(type(error), match="x"):
         main(["motion-videos", "--output_dir", "out"])
+
+
+def test_an_error_of_a_step_keeps_its_traceback(monkeypatch, refusal):
+    """Unless it is of ours, such as that of a video."""
+
+    def training_step(error):
+        exec("raise error", {"__name__": "torch.nn", "error": error})
+
+    monkeypatch.setattr(motion_videos, "run", lambda arguments: training_step(ValueError("of torch")))
+    with pytest.raises(ValueError, match="of torch"):
+        main(["motion-videos", "--output_dir", "out"])
+    monkeypatch.setattr(motion_videos, "run", lambda arguments: training_step(VideoReadError("of ours")))
+    assert refusal("motion-videos", "--output_dir", "out") == "ila-hf motion-videos: of ours"
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_help_of_a_script_names_the_command(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: ila-hf {command} [-h]")

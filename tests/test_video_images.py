@@ -6,6 +6,8 @@ import torch
 from conftest import make_model
 from PIL import Image
 from transformers import pipeline
+from transformers.testing_utils import CaptureLogger
+from transformers.utils import logging
 from video_files import pictures
 
 from ila_hf import ILAVideoProcessor, VideoLimits, VideoReadError, read_video
@@ -51,6 +53,55 @@ def test_the_processor_takes_folders_and_lists(folder):
     for videos, count in ((folder, 1), (files, 1), ([files], 1), ([files, files], 2), ([folder, files], 2)):
         pixel_values = processor(videos, return_tensors="pt").pixel_values
         assert torch.equal(pixel_values, expected.repeat(count, 1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("kind", ["bytes", "rows", "webp"])
+def test_images_in_a_list_are_frames_however_they_are_given(folder, kind):
+    """In a list of lists, too: each is a clip, not each image."""
+    files = [folder / f"img_{i}.png" for i in (3, 0, 11)]
+    if kind == "webp":
+        for file in files:
+            Image.open(file).save(file.with_suffix(".webp"), lossless=True)
+        images = [file.with_suffix(".webp") for file in files]
+    else:
+        images = [file.read_bytes() for file in files]
+        images = [{"bytes": content, "path": None} for content in images] if kind == "rows" else images
+    assert torch.equal(read_video(images)[0], FRAMES[[3, 0, 11]])
+    processor = ILAVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    one = processor(FRAMES[[3, 0, 11]], do_sample_frames=True, return_tensors="pt").pixel_values
+    assert torch.equal(processor(images, return_tensors="pt").pixel_values, one)
+    assert torch.equal(processor([images, images], return_tensors="pt").pixel_values, one.repeat(2, 1, 1, 1, 1))
+
+
+def test_what_moves_is_no_frame(folder, video_file):
+    """A batch of videos as bytes, and of animated WebP, stays one."""
+    pictures_ = [Image.open(folder / f"img_{i}.png") for i in range(4)]
+    pictures_[0].save(folder / "moving.webp", save_all=True, append_images=pictures_[1:], lossless=True)
+    processor = ILAVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for video in (video_file.read_bytes(), folder / "moving.webp", (folder / "moving.webp").read_bytes()):
+        assert processor([video, video], return_tensors="pt").pixel_values.shape == (2, 4, 3, 32, 32)
+
+
+def test_the_rate_of_images_is_told_by_the_user(folder):
+    files = [str(folder / f"img_{i}.png") for i in range(12)]
+    processor = ILAVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    metadata = [{"total_num_frames": 12, "fps": 6}]
+    batch = processor([files], fps=2, video_metadata=metadata, return_tensors="pt", return_metadata=True)
+    assert batch.pixel_values.shape[1] == 4
+    assert batch["video_metadata"][0].fps == 6
+    with pytest.raises(ValueError, match="`fps` of 2 needs the frame rate"):
+        processor([files], fps=2)
+
+
+@pytest.mark.parametrize("kind", ["file", "array"])
+def test_a_video_of_one_frame_is_told(folder, kind):
+    processor = ILAVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    logging.warning_once.cache_clear()  # another test may have had it told
+    with CaptureLogger(logging.get_logger("ila_hf.video_reading")) as logs:
+        processor(FRAMES[:2], do_sample_frames=True)
+        assert not logs.out
+        processor([folder / "img_0.png"] if kind == "file" else FRAMES[:1], do_sample_frames=True)
+    assert "one frame, which is repeated: 4 are wanted" in logs.out
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".ppm", ".tif", ".TIFF", ".png"])

@@ -4,6 +4,7 @@
 import argparse
 import importlib
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,16 +31,23 @@ COMMANDS = {
 DEFAULTS = {"train": {"do_train": True, "do_eval": True}, "evaluate": {"do_eval": True}}
 
 
+# Functions in which the work goes on that the arguments have begun
+_STEPS = {"training_step", "train_epoch", "evaluation_loop", "evaluate"}
+
+
 @contextmanager
 def errors_in_one_line(program: str) -> Iterator[None]:
     """Tell what a user can mend in one line, with exit status 2.
 
-    These are errors of values, files, videos and the Hub, and missing packages. Others keep their traceback.
+    These are errors of values, files, videos and the Hub, and missing packages. Others keep their traceback, and so do
+    errors of values that other packages find in a step of a training or an evaluation.
     """
     try:
         yield
     except (ValueError, OSError, ImportError) as error:
         if isinstance(error, ImportError) and error.name is not None:  # it is of Python's own, no message of ours
+            raise
+        if isinstance(error, ValueError) and _is_of_a_step(error):
             raise
         message = str(error) or type(error).__name__
         if "Original Traceback" in message:  # of a worker of a data loader: the error is what its traceback ends with
@@ -47,6 +55,14 @@ def errors_in_one_line(program: str) -> Iterator[None]:
         lines = (line.strip() for line in message.splitlines())
         print(f"{program}: {' '.join(lines)}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _is_of_a_step(error: ValueError) -> bool:
+    """Whether a step of training or evaluation has failed, in code that is not ours: it is no mistake of the user."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    modules = (type(error).__module__, str(frames[-1].f_globals.get("__name__")))
+    is_ours = any(module.startswith(f"{__package__}.") for module in modules)
+    return not is_ours and not _STEPS.isdisjoint(frame.f_code.co_name for frame in frames)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -62,7 +78,7 @@ def main(arguments: list[str] | None = None) -> None:
     if command.command in DEFAULTS:
         with errors_in_one_line(program):
             predicts_only = command.command == "evaluate" and "--do_predict" in rest
-            module.main(rest, **({} if predicts_only else DEFAULTS[command.command]))
+            module.main(rest, program, **({} if predicts_only else DEFAULTS[command.command]))
         return
     subparser = argparse.ArgumentParser(prog=program, description=COMMANDS[command.command][1])
     module.add_arguments(subparser)

@@ -52,9 +52,9 @@ class ILAClassTexts(nn.Module):
                 f"Class texts such as {texts[0]!r} need `tokenizer`: pass a tokenizer or an ILAProcessor."
             )
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        inputs = tokenizer(texts, padding=True, return_tensors="pt", return_attention_mask=True)
-        check_text_length(texts, inputs["attention_mask"].sum(1).tolist(), self.config.max_position_embeddings)
-        return inputs["input_ids"]
+        rows = [torch.as_tensor(row) for row in tokenizer(texts)["input_ids"]]
+        check_text_length(texts, list(map(len, rows)), self.config.max_position_embeddings)
+        return nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id or 0)
 
 
 class ILAClassTextsMixin:

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from io import BytesIO
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -36,6 +37,22 @@ def is_image_file(source: Any) -> bool:
     return PurePath(path).suffix.lower() in IMAGE_SUFFIXES
 
 
+def _is_frame(source: Any) -> bool:
+    """Whether an entry of a list is an image, by the name of a path or URL; of bytes, and what may move, by content."""
+    if isinstance(source, dict):
+        return _is_frame(source["path"] if source.get("bytes") is None else source["bytes"])
+    if is_image_file(source):
+        return True
+    is_webp = isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".webp")
+    if not isinstance(source, bytes) and not (is_webp and os.path.isfile(source)):
+        return False
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            return getattr(image, "n_frames", 1) == 1
+    except _DAMAGE:
+        return False
+
+
 def is_sequence(files: Sequence[Path]) -> bool:
     """Whether the names of images differ in the number at their end only, as those of the frames of a video do."""
     numbered = [re.fullmatch(r"(.*?)\d+", file.stem) for file in files]
@@ -43,14 +60,16 @@ def is_sequence(files: Sequence[Path]) -> bool:
 
 
 def images_of(source: Any) -> list[ImageFrame] | None:
-    """The frames of a list of image files, in its order, or of a folder of them, by the numbers in their names.
+    """The frames of a list of images, in its order, or of a folder of them, by the numbers in their names.
+
+    Images of a list are paths, URLs, bytes, or dicts of them.
 
     None for other sources.
 
     Raises:
         VideoReadError: For a folder without images.
     """
-    if isinstance(source, list | tuple) and source and all(map(is_image_file, source)):
+    if isinstance(source, list | tuple) and source and all(map(_is_frame, source)):
         return [(file, 0) for file in source]
     if isinstance(source, str | os.PathLike) and os.path.isdir(source):
         files = [file for file in Path(source).iterdir() if is_image_file(file) and not file.name.startswith(".")]

@@ -29,7 +29,7 @@ from transformers.video_utils import VideoMetadata, default_sample_indices_fn, m
 from .configuration_ila import WHERE, ILAConfig, saved_settings
 from .sampling import SamplingStrategy, sample_frame_indices
 from .video_images import in_eight_bits, pixels_of
-from .video_reading import FrameSampler, is_video_source, read_video
+from .video_reading import FrameSampler, is_video_source, read_video, tell_of_one_frame
 
 
 logger = logging.get_logger(__name__)
@@ -271,7 +271,8 @@ class ILAVideoProcessor(BaseVideoProcessor):
         info: VideoMetadata
         for i, video in enumerate(videos):
             if is_video_source(video):
-                video, info = read_video(video, None if do_sample_frames is False else sampler)
+                rate = given[i].fps if given else None
+                video, info = read_video(video, None if do_sample_frames is False else _at_rate(sampler, rate))
             else:
                 shape = tuple(video.shape)
                 if 0 in shape:
@@ -284,6 +285,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
                 info = given[i] if given else make_batched_metadata([video], cast("Any", None))[0]
                 if do_sample_frames:
                     info.frames_indices = list(sampler(info))
+                    tell_of_one_frame(len(video), len(info.frames_indices))
                     video = video[info.frames_indices]
             frames.append(video)
             metadata.append(info)
@@ -317,6 +319,17 @@ class ILAVideoProcessor(BaseVideoProcessor):
         if len(shapes) > 1:
             raise ValueError(f"The frames of a video must have one size, got {shapes}.")
         return torch.stack(frames) if isinstance(frames[0], torch.Tensor) else np.stack(frames)
+
+
+def _at_rate(sampler: FrameSampler, rate: float | None) -> FrameSampler:
+    """A sampler for a source that may not tell its frame rate, as images do not: then it is that which is given."""
+
+    def sample(metadata: VideoMetadata) -> Sequence[int]:
+        if metadata.fps is None:
+            metadata.fps = rate
+        return sampler(metadata)
+
+    return sample
 
 
 def _three_crops(clip: torch.Tensor, side: int) -> torch.Tensor:

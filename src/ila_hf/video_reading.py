@@ -9,12 +9,15 @@ from os import PathLike
 from typing import Any, BinaryIO
 
 import torch
+from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
 from .video_images import ImageFrame, images_of, images_of_webp, read_images
 from .video_seeking import MisplacedFrameError, ways_to_frames
 from .video_sources import Deadline, VideoLimits, VideoReadError, open_source, source_name
 
+
+logger = logging.get_logger(__name__)
 
 FrameSampler = Callable[[VideoMetadata], Sequence[int]]
 
@@ -54,7 +57,7 @@ def read_video(
     Args:
         source: Path, http(s) URL, file of the Hub (hf://), bytes, binary file object (read from its start), a dict of
             `path` or `bytes` (a row of `datasets.Video(decode=False)`), or a torchcodec `VideoDecoder`. The frames of
-            a folder of images, and of a list of paths to images, are one video.
+            a folder of images, and of a list of images (paths, URLs, bytes, or dicts of them), are one video.
         frames: Numbers of the frames wanted, in any order, repeated or not; or a function that takes the metadata and
             returns them, which may be called again where a file turns out to hold fewer frames than it states.
             Default: all frames.
@@ -125,7 +128,14 @@ def _sample(sampler: FrameSampler, metadata: VideoFileMetadata) -> list[int]:
     if not indices:
         raise IndexError("No frames are asked for: the list, or what the sampler chose, is empty.")
     metadata.frames_indices = indices
+    tell_of_one_frame(metadata.total_num_frames, len(indices))
     return indices
+
+
+def tell_of_one_frame(total: int, wanted: int) -> None:
+    """Say that frames are all the same, because a video has one."""
+    if total == 1 < wanted:
+        logger.warning_once(f"A video has one frame, which is repeated: {wanted} are wanted. An image does not move.")
 
 
 def _read_decoder(decoder: Any, sampler: FrameSampler) -> tuple[torch.Tensor, VideoFileMetadata]:

@@ -107,7 +107,7 @@ def source_name(source: Any) -> str:
     if isinstance(source, dict):
         source = source.get("path") or source.get("bytes")
     if isinstance(source, list | tuple) and len(source) > 1:
-        return f"{source[0]} and {len(source) - 1} more"
+        return f"{source_name(source[0])} and {len(source) - 1} more"
     if isinstance(source, bytes):
         return f"<{len(source)} bytes>"
     return str(source) if isinstance(source, str | PathLike) else str(getattr(source, "name", source))

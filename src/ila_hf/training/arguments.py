@@ -252,6 +252,7 @@ def parse_arguments(
     arguments: Sequence[str] | None = None,
     config_folder: str | Path | None = None,
     defaults: Mapping[str, Any] | None = None,
+    program: str | None = None,
 ) -> tuple[Any, ...]:
     """Read flags, one json or yaml file of arguments, or `--config <file>` and flags, which win.
 
@@ -260,6 +261,7 @@ def parse_arguments(
         arguments: Default: those of the command line.
         config_folder: Where `--config <name>` finds <name>.json; None for files only.
         defaults: Of arguments that neither a flag nor the file gives, instead of those of the classes.
+        program: What --help calls the program; default: the script.
 
     Returns:
         One object per class.
@@ -269,7 +271,7 @@ def parse_arguments(
         FileNotFoundError: If there is no such file.
     """
     config, flags = _config_and_flags(arguments)
-    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False)
+    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False, prog=program)
     parser.add_argument("--config", help="A json or yaml file of arguments, or the name of a published recipe.")
     known = {action.dest for action in parser._actions} - {"help", "config"}
     parser.set_defaults(**(defaults or {}))
