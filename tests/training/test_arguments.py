@@ -215,7 +215,7 @@ EVERY_EPOCH = {
         ({"do_train": True}, {"logging_strategy"}),
         ({"do_eval": True}, ()),
     ],
-    ids=str,
+    ids=["nothing", "logging", "saving", "evaluation", "no evaluation", "no training"],
 )
 def test_a_training_evaluates_every_epoch_and_keeps_the_best(given, kept, tmp_path):
     defaults = training_defaults(given)
