@@ -38,7 +38,7 @@ def is_image_file(source: Any) -> bool:
 
 
 def _is_frame(source: Any) -> bool:
-    """Whether an entry of a list is an image, by the name of a path or URL; of bytes, or if it may move, by content."""
+    """Whether an entry of a list is an image, by the name of a path or URL; of bytes, by content, and of a .webp."""
     if isinstance(source, dict):
         return _is_frame(source["path"] if source.get("bytes") is None else source["bytes"])
     if is_image_file(source):
