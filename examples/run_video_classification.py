@@ -23,7 +23,6 @@ from datasets import Dataset
 from transformers.trainer_utils import IntervalStrategy, enable_full_determinism, set_seed
 
 from ila_hf.__main__ import errors_in_one_line
-from ila_hf.data.video_clips import collate_clips
 from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.arguments import (
@@ -109,7 +108,6 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
         train_dataset=clips.train,
         eval_dataset=clips.validation,
         processing_class=processor,
-        data_collator=collate_clips,
     )
     if training_args.do_train:
         result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -127,7 +125,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
     if training_args.do_predict:
         trainer.predictions_file = output / "predictions.csv"
         trainer.evaluate(clips.test, metric_key_prefix="predict")
-        logger.info(f"What was predicted for the videos of {data_args.test_dir} is in {trainer.predictions_file}.")
+        source = data_args.test_dir or data_args.test_file
+        logger.info(f"What was predicted for the videos of {source} is in {trainer.predictions_file}.")
 
     # 6. Card, and the Hub
     if len(clips.unreadable):

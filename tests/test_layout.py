@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import os
-import shutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -13,6 +12,7 @@ from zipfile import ZipFile
 
 import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
+from wheels import PIP, build_wheel
 
 import ila_hf
 from ila_hf import ILAConfig, ILAModel, ILAProcessor, ILAVideoProcessor
@@ -57,23 +57,14 @@ def test_there_are_no_circles_and_nothing_travels_with_a_folder():
 
 def test_the_wheel_has_all_packages_and_their_data(tmp_path):
     """It is installed by itself, far from the clone, and trains with a recipe of its own."""
-    root = tmp_path / "clone"  # building leaves files in it, which would be in the next wheel
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in ("src", "examples"):
-        shutil.copytree(PACKAGE.parents[1] / name, root / name, ignore=ignored)
-    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(PACKAGE.parents[1] / name, root / name)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(root)]
-    subprocess.run([*pip, *build], check=True)
-    (wheel,) = tmp_path.glob("*.whl")
+    wheel, root = build_wheel(tmp_path), tmp_path / "clone"
     files = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     own = [path for path in PACKAGE.rglob("*") if path.suffix in (".py", ".pyi", ".md", ".typed")]
     examples = [*(root / "examples").glob("run_*.py"), *(root / "examples").glob("configs/*.json")]
     expected = {f"ila_hf/{path.relative_to(PACKAGE)}" for path in own}
     expected |= {f"ila_hf/{path.relative_to(root)}" for path in examples}
     assert expected <= files
-    subprocess.run([*pip, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    subprocess.run([*PIP, "install", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True)
     code = "import ila_hf.__main__ as main; print(main.__file__); main.main(['train', '--config', 'demo'])"
     run = subprocess.run(
         [sys.executable, "-c", code],

@@ -100,5 +100,5 @@ def test_fine_tuning_command_has_arguments_that_exist():
     script = load_script("examples/run_video_classification.py")
     flags = next(words[2:] for words in commands(PAGE) if words[:2] == ["ila-hf", "train"])
     classes = (script.ModelArguments, script.DataArguments, script.ILATrainingArguments)
-    model, data, training = script.parse_arguments(classes, flags)
-    assert (model.freeze, data.data_dir, training.new_lr_factor) == (["text"], "videos", 10)
+    model, data, training = script.parse_arguments(classes, flags, ROOT / "examples" / "configs")
+    assert (model.freeze, data.data_dir, training.label_smoothing_factor) == (["text"], "videos", 0.1)

@@ -5,13 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_examples import load_script
 from transformers import CLIPConfig, CLIPModel
 
 from ila_hf import PRESET_NAMES, ILAConfig, ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.data.video_data import load_videos
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.training import ILATrainer, ILATrainingArguments
-from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
+from ila_hf.training.arguments import (
+    DataArguments,
+    ModelArguments,
+    given_arguments,
+    parse_arguments,
+    training_defaults,
+)
 from ila_hf.training.finetuning import make_clips
 from ila_hf.training.splits import VideoSplits
 
@@ -84,8 +91,26 @@ def parse(name, tmp_path, *more):
 
 
 def test_there_is_a_recipe_for_every_preset():
-    assert {file.stem for file in FOLDER.glob("*.json")} == {*PRESETS, "demo"}
+    assert {file.stem for file in FOLDER.glob("*.json")} == {*PRESETS, "demo", "small-data"}
     assert set(PRESETS) == set(PRESET_NAMES)
+
+
+def test_small_data(tmp_path):
+    """It says how to learn, not what, how long or from where, and leaves evaluating and saving to the defaults."""
+    model, _, training = parse("small-data", tmp_path)
+    assert (training.learning_rate, training.new_lr_factor, model.freeze) == (1e-5, 100, ["text"])
+    given = given_arguments(
+        (ModelArguments, DataArguments, ILATrainingArguments),
+        ["--config", "small-data", "--do_train", "--do_eval"],
+        FOLDER,
+    )
+    assert not given.keys() & {"model_name_or_path", "num_train_epochs", "max_steps"}
+    assert training_defaults(given)["load_best_model_at_end"]
+
+
+def test_the_table_of_the_recipe_is_that_of_the_benchmark():
+    found = json.loads((FOLDER.parents[1] / "benchmarks" / "results" / "small_data.json").read_text())
+    assert load_script("benchmarks/small_data.py").table(found) in (FOLDER.parents[1] / "docs/training.md").read_text()
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -404,10 +404,10 @@ def test_clips_of_a_stream(processor, numbered_video, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("num_clips", "accumulation", "epochs"),
-    [(48, 1, 50), (47, 1, 50), (48, 2, 100), (5, 1, 100), (800, 1, 3), (799, 1, 3), (240_000, 1, 3)],
+    [(96, 1, 50), (95, 1, 50), (96, 2, 100), (5, 1, 100), (1600, 1, 3), (1593, 1, 3), (240_000, 1, 3)],
 )
 def test_epochs_follow_from_the_number_of_videos(tmp_path, caplog, num_clips, accumulation, epochs):
-    """300 steps, from 3 epochs to 100."""
+    """600 steps, from 3 epochs to 100."""
     caplog.set_level("INFO", "ila_hf")
     arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True, gradient_accumulation_steps=accumulation)
     choose_epochs(arguments, num_clips)

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 import torch
 from datasets import Dataset, IterableDataset
 
+from ..processing_ila import ILAProcessor
 from ..sampling import sample_frame_indices, seeded
 from ..video_processing_ila import ILAVideoProcessor
 from ..video_reading import read_video
@@ -31,7 +32,8 @@ class ClipReader:
     go through `transform`. In evaluation they are those of the processor.
 
     Args:
-        processor: Tells T, S, how frames are sampled and pixels normalised, and the views of an evaluation.
+        processor: Tells T, S, how frames are sampled and pixels normalised, and the views of an evaluation. Of an
+            [`ILAProcessor`], its part for videos.
         train: Whether to draw at random.
         transform: For training: frames (T, 3, H, W), uint8, to (T, 3, S, S), such as [`training_transform`]. Default:
             resize and crop as in evaluation.
@@ -48,7 +50,7 @@ class ClipReader:
 
     def __init__(
         self,
-        processor: ILAVideoProcessor,
+        processor: ILAVideoProcessor | ILAProcessor,
         train: bool,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         on_error: ErrorPolicy | None = None,
@@ -59,7 +61,10 @@ class ClipReader:
         if on_error not in _POLICIES[train]:
             job = "training" if train else "evaluation"
             raise ValueError(f"`on_error` must be one of {_POLICIES[train]} in {job}, got {on_error!r}.")
-        self.processor, self.train, self.transform, self.on_error = processor, train, transform, on_error
+        self.processor: ILAVideoProcessor = (
+            processor.video_processor if isinstance(processor, ILAProcessor) else processor
+        )
+        self.train, self.transform, self.on_error = train, transform, on_error
         self.unreadable = UnreadableVideos() if unreadable is None else unreadable
         self.limits = limits
 

@@ -182,11 +182,11 @@ def describe_dataset(arguments: DataArguments) -> str | None:
     return str(source.parent if source.name.lower() in SPLIT_NAMES else source)
 
 
-MIN_STEPS, MAX_EPOCHS = 300, 100  # benchmarks/small_data.py: fewer steps do not learn 48 clips
+MIN_STEPS, MAX_EPOCHS = 600, 100  # benchmarks/small_data.py: fewer steps learn less of 48 clips
 
 
 def choose_epochs(arguments: ILATrainingArguments, num_clips: int) -> None:
-    """Set as many epochs as give 300 optimizer steps, from transformers' default, 3, to 100, and say so.
+    """Set as many epochs as give 600 optimizer steps, from transformers' default, 3, to 100, and say so.
 
     Args:
         arguments: Of the training; `num_train_epochs` is set.

@@ -19,7 +19,7 @@ from transformers import EarlyStoppingCallback, Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
-from ..data.video_clips import ClipSampler
+from ..data.video_clips import ClipSampler, collate_clips
 from ..evaluation.model_card import card_from_run, eval_results, save_eval_results
 from ..evaluation.views import Evaluation, predict
 from ..modeling_ila import ILAPreTrainedModel
@@ -52,9 +52,9 @@ class ILATrainer(Trainer):
         model: To train; its names of classes are those of the metrics. None with a `model_init` that makes it, as
             `hyperparameter_search` needs.
         args: [`ILATrainingArguments`].
-        kwargs: As in [`~transformers.Trainer`]. Data sets are [`VideoClips`] or streams of them, the collator
-            [`collate_clips`]. Without `compute_metrics`, evaluation gives top-1, top-5 and mean class accuracy and the
-            classification loss of [`VideoClassificationMetric`], counting every clip once.
+        kwargs: As in [`~transformers.Trainer`]. Data sets are [`VideoClips`] or streams of them; the collator is
+            [`collate_clips`] by default. Without `compute_metrics`, evaluation gives top-1, top-5 and mean class
+            accuracy and the classification loss of [`VideoClassificationMetric`], counting every clip once.
 
     Raises:
         TypeError: For arguments of the plain Trainer.
@@ -90,6 +90,8 @@ class ILATrainer(Trainer):
         self.train_sampler: ClipSampler | None = None
         self.evaluation: Evaluation | None = None
         self.average: WeightAverage | None = None
+        if kwargs.get("data_collator") is None:
+            kwargs["data_collator"] = collate_clips
         super().__init__(model=model, args=args, **kwargs)
         self.schedule = ScheduleCallback(self)
         for callback in (self.schedule, CurvesCallback()):
