@@ -66,13 +66,15 @@ def load_from_clip(model_class, folder, architecture="paper"):
 
 @pytest.mark.parametrize("model_class", [ILAVisionModel, ILAModel, *HEADS])
 def test_what_a_clip_does_not_hold_is_one_line(clip_folder, model_class):
-    with CaptureLogger(logging.get_logger("transformers")) as logs, CaptureLogger(NEW_WEIGHTS) as line:
-        model = load_from_clip(model_class, clip_folder)
+    config = model_class.config_class.from_pretrained(clip_folder)
+    with CaptureLogger(logging.get_logger("transformers.modeling_utils")) as logs, CaptureLogger(NEW_WEIGHTS) as line:
+        model, info = model_class.from_pretrained(clip_folder, config=config, output_loading_info=True)
     new = [name for name in model.state_dict() if model.parameter_origin(name) is None]
     assert line.out.count("\n") == 1
     assert "temporal" in line.out
     assert f"({len(new)} tensors)" in line.out
     assert "MISSING" not in logs.out
+    assert set(info["missing_keys"]) == set(new)  # those who ask are told
 
 
 @pytest.mark.parametrize("kept", [0, 1])

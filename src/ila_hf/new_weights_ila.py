@@ -2,6 +2,7 @@
 """What is new in a model, because its checkpoint did not hold it: told in a line, and kept with an adapter of peft."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -27,22 +28,25 @@ class ILANewWeightsMixin:
     _new_parts: tuple[str, ...] = ()
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
-        """As in every model. Where all of ILA is new, a line says so, and its tensors are not listed one by one.
+        """As in every model. Where all of ILA is new, a line says so, and the report does not list its tensors.
 
-        A checkpoint of ILA that lacks some of them is damaged, or another variant: then they are listed.
+        A checkpoint of ILA that lacks some of them is damaged, or another variant, and one that lacks all of CLIP's,
+        too, is none: then all are listed. What `output_loading_info` gives is always complete.
         """
         parent: Any = super()
         parent._adjust_missing_and_unexpected_keys(loading_info)
         missing = loading_info.missing_keys
         self._new_parts = _parts(loading_info.missing_and_mismatched())
-        added = {key for key in self.state_dict() if self.parameter_origin(key) is None}
-        if not added or not added <= missing:
+        keys = set(self.state_dict())
+        added = {key for key in keys if self.parameter_origin(key) is None}
+        if not added or not added <= missing or keys == missing:
             return
         logger.warning(
             f"Not in the checkpoint, and therefore new: {', '.join(_parts(added))} ({len(added)} tensors). "
             "They must be trained before use."
         )
-        loading_info.missing_keys = missing - added
+        rest = replace(loading_info, missing_keys=missing - added)
+        loading_info.create_loading_report = rest.create_loading_report
 
     def _keep_with_adapters(self, configs: Any) -> None:
         """Have adapters of peft train and save the parts that are new: no other model has them.
