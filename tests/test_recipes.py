@@ -98,7 +98,7 @@ def test_there_is_a_recipe_for_every_preset():
 def test_small_data(tmp_path):
     """It says how to learn, not what, how long or from where, and leaves evaluating and saving to the defaults."""
     model, _, training = parse("small-data", tmp_path)
-    assert (training.learning_rate, training.new_lr_factor, model.freeze) == (1e-5, 100, ["text"])
+    assert (training.learning_rate, training.new_lr_factor, model.freeze) == (3e-5, 33.3, ["text"])
     given = given_arguments(
         (ModelArguments, DataArguments, ILATrainingArguments),
         ["--config", "small-data", "--do_train", "--do_eval"],
