@@ -4,8 +4,9 @@
     python benchmarks/small_data.py --report    # only the table, of the runs made so far
 
 Every run is `ila-hf train` with the flags of a row of `ROWS`, evaluated once, when it ends: held-out clips choose
-nothing. With `--seeds 0` each row is run once. The CLIP is tiny, and its weights are random, so that it knows nothing before: what is found of
-learning rates holds for weights that have to be learnt. Those of a trained CLIP should move less.
+nothing. With `--seeds 0` each row is run once. The CLIP is tiny, and its weights are random, so that it knows nothing
+before: what is found of learning rates holds for weights that have to be learnt. Those of a trained CLIP should move
+less.
 
 - "4 motions": one motion of each pair, 12 training clips and 24 held-out clips of each; the paper's trunk.
 - "8 motions": all of them, as many clips of each; a bag of frames reaches 50 %; with the interaction token.

@@ -37,11 +37,13 @@ from ila_hf.training.finetuning import (
     choose_epochs,
     describe_data_recipe,
     describe_dataset,
+    evaluated_on,
     is_trained,
     load_config,
     load_model_and_processor,
     make_clips,
     remove_old_list,
+    steps_per_epoch,
 )
 from ila_hf.training.splits import check_splits, load_splits
 
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
     # 1. Arguments, from flags, from a file, or both; a training logs, evaluates and saves every epoch by default
     kinds = (ModelArguments, DataArguments, ILATrainingArguments)
     recipes = Path(__file__).parent / "configs"
-    given = given_arguments(kinds, arguments, recipes)
+    given = given_arguments(kinds, arguments, recipes, program)
     chosen = training_defaults({**defaults, **given})
     model_args, data_args, training_args = parse_arguments(kinds, arguments, recipes, {**defaults, **chosen}, program)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -87,12 +89,17 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
         splits = load_splits(data_args, training_args.seed, known, **jobs)
     if splits.validation is None and training_args.do_train and "do_eval" not in given:
         training_args.do_eval = False
+        if training_args.patience is not None:
+            raise ValueError("--patience needs validation videos.")
         if "eval_strategy" in chosen:
             training_args.eval_strategy, training_args.load_best_model_at_end = IntervalStrategy.NO, False
     check_splits(splits, training_args)
-    chooses = training_args.do_train and not given.keys() & {"num_train_epochs", "max_steps"}
-    if chooses and isinstance(splits.train, Dataset):
-        choose_epochs(training_args, len(splits.train))
+    if training_args.do_train and isinstance(splits.train, Dataset):
+        if not given.keys() & {"num_train_epochs", "max_steps"}:
+            choose_epochs(training_args, len(splits.train))
+        is_long = steps_per_epoch(training_args, len(splits.train)) > training_args.logging_steps
+    if "logging_strategy" in chosen and (data_args.streaming or is_long):
+        training_args.logging_strategy = IntervalStrategy.STEPS  # an epoch would be long without a line
     if checkpoint is None and training_args.process_index == 0:
         remove_old_list(output, data_args)
 
@@ -134,6 +141,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
             f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."
         )
     card = {"dataset": describe_dataset(data_args), "finetuned_from": model_args.model_name_or_path}
+    card["evaluated_on"] = evaluated_on(data_args)
     if training_args.do_train:
         card["recipe"] = describe_data_recipe(model_args, data_args, splits.label_names)
     if training_args.push_to_hub:

@@ -43,12 +43,13 @@ from ila_hf.training.checkpoints import (
 from ila_hf.training.finetuning import (
     ClipSets,
     describe_dataset,
+    evaluated_on,
     load_config,
     load_model_and_processor,
     make_clips,
     remove_old_list,
 )
-from ila_hf.training.hub import open_repo, push_folder
+from ila_hf.training.hub import leave_out_local_lists, open_repo, push_folder
 from ila_hf.training.optimization import ClipMixer, parameter_groups
 from ila_hf.training.progress import LossRecord, batch_losses, check_gradient
 from ila_hf.training.splits import load_splits
@@ -209,6 +210,7 @@ def finish(
     clips: ClipSets,
     progress: Progress,
     names: dict[str, Any],
+    dataset: str | None,
 ) -> None:
     """Save results, model, processor and card, and upload them."""
     output = Path(args.output_dir)
@@ -223,6 +225,7 @@ def finish(
     with writing(output, output, is_checkpoint=False):
         model.save_pretrained(output, state_dict=state)
         processor.save_pretrained(output)
+        leave_out_local_lists(output)
     metrics = {name.removeprefix("eval_"): value for name, value in results.items() if name != "step"}
     recipe = {"optimizer": "AdamW", "optimizer_steps": progress.step, "processes": accelerator.num_processes}
     recipe |= {name: value for name, value in asdict(args).items() if name not in NOT_IN_THE_CARD}
@@ -230,7 +233,7 @@ def finish(
     views = clips.validation.reader.processor
     names = {"model_name": args.hub_model_id or str(output), **names}
     card_from_run(model, views, recipe=recipe, metrics=metrics, **names).save(output / "README.md")
-    save_eval_results(output, eval_results(names["dataset_name"], metrics, views))
+    save_eval_results(output, eval_results(dataset, metrics, views))
     if args.push_to_hub:
         push_folder(str(args.hub_model_id), output, "End of training")
 
@@ -310,7 +313,7 @@ def main() -> None:
 
     # 6. Results, model, card
     names = {"base_model": model_args.model_name_or_path, "dataset_name": describe_dataset(data_args)}
-    finish(accelerator, args, model, processor, clips, progress, names)
+    finish(accelerator, args, model, processor, clips, progress, names, evaluated_on(data_args))
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

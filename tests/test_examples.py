@@ -110,8 +110,17 @@ def test_a_training_that_is_told_nothing(videos, tmp_path, monkeypatch, caplog):
     every = {entry["epoch"]: entry["eval_top1"] for entry in log if "eval_top1" in entry}
     assert list(every) == [1, 2, 3]
     assert json.loads((output / "eval_results.json").read_text())["eval_top1"] == max(every.values())
-    assert 1 <= len(list(output.glob("checkpoint-*"))) <= 2  # the best and the last
+    assert (output / "checkpoint-9").is_dir()  # the last, so that a resume has nothing to do, and the best
+    assert len(list(output.glob("checkpoint-*"))) == (1 if max(every, key=every.get) == 3 else 2)
     assert "| Weights | those of the evaluation with the best top1 |" in (output / "README.md").read_text()
+
+
+def test_patience_needs_validation_videos(videos, tmp_path, capsys):
+    ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
+    flags = f"--model_name_or_path {tmp_path}/tiny --train_dir {videos}/train --output_dir {tmp_path}/o --patience 2"
+    with pytest.raises(SystemExit):
+        ila_hf(["train", *flags.split()])
+    assert capsys.readouterr().err.endswith("ila-hf train: --patience needs validation videos.\n")
 
 
 def test_a_training_without_validation_videos(videos, tmp_path, monkeypatch):

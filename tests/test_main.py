@@ -107,13 +107,13 @@ def test_our_own_errors_keep_their_traceback(error, monkeypatch):
 def test_an_error_of_a_step_keeps_its_traceback(monkeypatch, refusal):
     """Unless it is of ours, such as that of a video."""
 
-    def training_step(error):
+    def evaluation_loop(error):
         exec("raise error", {"__name__": "torch.nn", "error": error})
 
-    monkeypatch.setattr(motion_videos, "run", lambda arguments: training_step(ValueError("of torch")))
+    monkeypatch.setattr(motion_videos, "run", lambda arguments: evaluation_loop(ValueError("of torch")))
     with pytest.raises(ValueError, match="of torch"):
         main(["motion-videos", "--output_dir", "out"])
-    monkeypatch.setattr(motion_videos, "run", lambda arguments: training_step(VideoReadError("of ours")))
+    monkeypatch.setattr(motion_videos, "run", lambda arguments: evaluation_loop(VideoReadError("of ours")))
     assert refusal("motion-videos", "--output_dir", "out") == "ila-hf motion-videos: of ours"
 
 

@@ -1,5 +1,6 @@
 """Videos whose frames are images: folders, lists of files, animated WebP."""
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -82,6 +83,38 @@ def test_what_moves_is_no_frame(folder, video_file):
         assert processor([video, video], return_tensors="pt").pixel_values.shape == (2, 4, 3, 32, 32)
 
 
+def test_bytes_of_videos_that_pillow_would_open_are_videos(tmp_path):
+    """MJPEG is images one after the other, and of MPEG Pillow knows the head."""
+    processor = ILAVideoProcessor(num_frames=4, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    for name, codec in (("a.mjpeg", "mjpeg"), ("a.m1v", "mpeg1video")):
+        with av.open(str(tmp_path / name), "w", format={"a.mjpeg": "mjpeg", "a.m1v": "mpeg1video"}[name]) as container:
+            stream = container.add_stream(codec, rate=25)
+            stream.width, stream.height = 64, 48
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            for picture in pictures(6):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+        content = (tmp_path / name).read_bytes()
+        assert processor([content, content], return_tensors="pt").pixel_values.shape == (2, 4, 3, 32, 32)
+
+
+def test_photographs_of_two_lenses_are_frames(folder):
+    images = [Image.open(folder / f"img_{i}.png").convert("RGB") for i in range(3)]
+    for i, image in enumerate(images):
+        image.save(folder / f"photo_{i}.jpg", format="MPO", save_all=True, append_images=[images[0]], quality=95)
+    files = [folder / f"photo_{i}.jpg" for i in range(3)]
+    frames = read_video(files)[0]
+    assert torch.equal(read_video([file.read_bytes() for file in files])[0], frames)
+    assert len(frames) == 3
+
+
+@pytest.mark.parametrize("row", [{}, {"bytes": None}, {"path": None}])
+def test_rows_without_a_video(row):
+    for source in ([row], row):
+        with pytest.raises((VideoReadError, ValueError)):
+            read_video(source)
+
+
 def test_the_rate_of_images_is_told_by_the_user(folder):
     files = [str(folder / f"img_{i}.png") for i in range(12)]
     processor = ILAVideoProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
@@ -89,8 +122,9 @@ def test_the_rate_of_images_is_told_by_the_user(folder):
     batch = processor([files], fps=2, video_metadata=metadata, return_tensors="pt", return_metadata=True)
     assert batch.pixel_values.shape[1] == 4
     assert batch["video_metadata"][0].fps == 6
-    with pytest.raises(ValueError, match="`fps` of 2 needs the frame rate"):
-        processor([files], fps=2)
+    for unknown in (None, [None]):
+        with pytest.raises(ValueError, match="`fps` of 2 needs the frame rate"):
+            processor([files], fps=2, video_metadata=unknown)
 
 
 @pytest.mark.parametrize("kind", ["file", "array"])

@@ -32,7 +32,7 @@ DEFAULTS = {"train": {"do_train": True, "do_eval": True}, "evaluate": {"do_eval"
 
 
 # Functions in which the work goes on that the arguments have begun
-_STEPS = {"training_step", "train_epoch", "evaluation_loop", "evaluate"}
+_STEPS = {"_inner_training_loop", "train_epoch", "evaluation_loop", "evaluate"}
 
 
 @contextmanager

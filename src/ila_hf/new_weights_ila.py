@@ -52,7 +52,8 @@ class ILANewWeightsMixin:
         """Have adapters of peft train and save the parts that are new: no other model has them.
 
         peft has put its layers in and is about to assign the configurations of adapters to the model. Layers within
-        the parts go: a part that trains in full needs none, and peft puts none there when the adapter is loaded.
+        the parts go: a part that trains in full needs none, and peft puts none there when the adapter is loaded. What
+        `add_adapter` of peft's own model adds later does not come by here.
         """
         for name, adapter in configs.items() if isinstance(configs, dict) else ():
             known = getattr(adapter, "modules_to_save", ())
@@ -65,7 +66,10 @@ class ILANewWeightsMixin:
                     "that it was trained beside. Load it into the model that it was made of."
                 )
                 continue
-            logger.warning(f"New in this model, trained in full and saved with the adapter: {', '.join(parts)}.")
+            logger.warning(
+                f"New in this model, trained in full and saved with the adapter: {', '.join(parts)}. "
+                f"Adapters that are added later need `modules_to_save={parts}` in their configuration."
+            )
             model: Any = self
             _take_out_adapters(model, parts)
             adapter.modules_to_save = [*(known or ()), *parts]

@@ -20,6 +20,9 @@ from .video_sources import Deadline, VideoLimits, VideoReadError, VideoSource, i
 
 IMAGE_SUFFIXES = (".bmp", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff")
 
+# Of `IMAGE_SUFFIXES`, and WebP: Pillow takes videos of MPEG for images, too
+_STILL_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 logger = logging.get_logger(__name__)
 
 # What Pillow raises for files that are damaged, and for those that are too large
@@ -40,15 +43,18 @@ def is_image_file(source: Any) -> bool:
 def _is_frame(source: Any) -> bool:
     """Whether an entry of a list is an image, by the name of a path or URL; of bytes, by content, and of a .webp."""
     if isinstance(source, dict):
-        return _is_frame(source["path"] if source.get("bytes") is None else source["bytes"])
+        return _is_frame(source.get("path") if source.get("bytes") is None else source["bytes"])
     if is_image_file(source):
         return True
     is_webp = isinstance(source, str | os.PathLike) and os.fspath(source).lower().endswith(".webp")
     if not isinstance(source, bytes) and not (is_webp and os.path.isfile(source)):
         return False
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            return getattr(image, "n_frames", 1) == 1
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_STILL_FORMATS) as image:
+            if image.format == "JPEG":  # images one after the other are a video
+                return not isinstance(source, bytes) or b"\xff\xd9\xff\xd8" not in source
+            # MPO, which telephones write as .jpg: views of one scene
+            return image.format == "MPO" or getattr(image, "n_frames", 1) == 1
     except _DAMAGE:
         return False
 

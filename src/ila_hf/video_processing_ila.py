@@ -271,7 +271,7 @@ class ILAVideoProcessor(BaseVideoProcessor):
         info: VideoMetadata
         for i, video in enumerate(videos):
             if is_video_source(video):
-                rate = given[i].fps if given else None
+                rate = getattr(given[i], "fps", None) if given else None
                 video, info = read_video(video, None if do_sample_frames is False else _at_rate(sampler, rate))
             else:
                 shape = tuple(video.shape)

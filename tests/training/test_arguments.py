@@ -187,6 +187,18 @@ def test_numbers_in_files_are_numbers(tmp_path, values, message):
         parse_arguments((ILATrainingArguments,), ["--config", str(file)])
 
 
+@pytest.mark.parametrize("text", ["no", "False", "0"])
+def test_values_of_files_are_what_they_mean_when_they_are_given(tmp_path, text):
+    file = write(tmp_path, {"do_train": True, "do_eval": text, "num_train_epochs": None, "decode_seconds": None})
+    kinds = (ModelArguments, DataArguments, ILATrainingArguments)
+    given = given_arguments(kinds, ["--config", file])
+    assert given == {"do_train": True, "do_eval": False}
+    assert training_defaults(given) == {"logging_strategy": "epoch"}
+    _, data, training = parse_arguments(kinds, ["--config", file, "--output_dir", str(tmp_path)])
+    assert (training.do_eval, training.num_train_epochs) == (False, 3)  # null is not given
+    assert data.decode_seconds is None  # but where it is a value
+
+
 def test_what_is_given(recipes):
     kinds = (ModelArguments, DataArguments, ILATrainingArguments)
     flags = "--config short --num-frames 3 --do_train --output_dir=out --no_such 3"
@@ -201,7 +213,8 @@ EVERY_EPOCH = {
     "save_strategy": "epoch",
     "load_best_model_at_end": True,
     "metric_for_best_model": "top1",
-    "save_total_limit": 1,
+    "save_total_limit": 2,
+    "hub_strategy": "end",
 }
 
 

@@ -1,5 +1,6 @@
 """From arguments to data, model, processor and clips: what each argument does, and errors before the work."""
 
+import math
 import warnings
 
 import pytest
@@ -24,11 +25,13 @@ from ila_hf.training.arguments import DataArguments, ILATrainingArguments, Model
 from ila_hf.training.finetuning import (
     choose_epochs,
     describe_dataset,
+    evaluated_on,
     is_trained,
     load_config,
     load_model_and_processor,
     make_clips,
     remove_old_list,
+    steps_per_epoch,
 )
 from ila_hf.training.splits import VideoSplits, load_splits
 
@@ -412,7 +415,15 @@ def test_epochs_follow_from_the_number_of_videos(tmp_path, caplog, num_clips, ac
     arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True, gradient_accumulation_steps=accumulation)
     choose_epochs(arguments, num_clips)
     assert arguments.num_train_epochs == epochs
+    assert steps_per_epoch(arguments, num_clips) == math.ceil(math.ceil(num_clips / 8) / accumulation)
     assert f"{num_clips} videos, {8 * accumulation} a step: {epochs} epochs of" in caplog.text
+
+
+def test_steps_of_several_processes_are_full(tmp_path, monkeypatch):
+    """24 clips, two processes, 8 at a time each: one step, in which 8 clips have no place."""
+    monkeypatch.setattr(ILATrainingArguments, "world_size", 2)
+    arguments = ILATrainingArguments(output_dir=tmp_path, use_cpu=True)
+    assert [steps_per_epoch(arguments, count) for count in (24, 32, 8)] == [1, 2, 1]
 
 
 # --- The name of the data set ---------------------------------------------------------------------------------------
@@ -442,3 +453,20 @@ def test_a_data_set_without_a_name_is_called_by_its_folder(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path / "work")
     name = name and name.replace("/work", f"{tmp_path}/work")
     assert describe_dataset(DataArguments(**arguments)) == name
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"validation_dir": "my/own/videos"},
+        {"train_val_split": 0.1},
+        {"max_eval_samples": 10},
+        {"dataset_config_name": "k700"},
+        {"data_files": "validation=x.tar"},
+    ],
+    ids=str,
+)
+def test_results_are_those_of_a_data_set_only_if_all_of_its_split_was_evaluated(other):
+    assert evaluated_on(DataArguments(dataset_name="me/motions")) == "me/motions"
+    assert evaluated_on(DataArguments(dataset_name="me/motions", **other)) is None
+    assert evaluated_on(DataArguments(data_dir="videos")) is None

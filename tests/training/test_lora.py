@@ -522,6 +522,27 @@ def test_a_run_of_the_trainer_can_be_resumed(tiny_model, tmp_path):
         assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.parametrize("way", ["get_peft_model", pytest.param("add_adapter", marks=needs_whole_adapters)])
+def test_the_best_adapter_is_loaded_at_the_end(tiny_model, tmp_path, way):
+    if way == "get_peft_model":
+        model = with_lora(tiny_model())
+    else:
+        model = tiny_model()
+        model.add_adapter(lora_config(model, rank=4))
+    run = trainer(
+        *(model, tmp_path / "run"),
+        **{"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True},
+        metric_for_best_model="loss",
+        learning_rate=0.03,
+    )
+    run.train()
+    best = next(e for e in run.state.log_history if e.get("eval_loss") == run.state.best_metric)
+    assert run.state.best_model_checkpoint.endswith(f"checkpoint-{best['step']}")
+    assert run.evaluate()["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
+    losses = [entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry]
+    assert abs(losses[3] - best["eval_loss"]) > 1e-3 or best["step"] == 4
+
+
 def test_the_trainer_evaluates_saves_and_describes_an_adapter(tiny_model, tmp_path):
     model = with_lora(tiny_model())
     run = trainer(model, tmp_path / "run", max_steps=2, save_strategy="no")

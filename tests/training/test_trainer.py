@@ -170,6 +170,16 @@ def test_a_search_for_hyperparameters_trains_a_new_model_in_every_trial(make_tra
         sampler=optuna.samplers.GridSampler({"number": [0, 1]}),
     )
     assert found == {trial["learning_rate"]: run(**trial) for trial in trials}
+
+    # Without an objective of one's own it is the loss, and the batches of a step follow their size
+    arguments = make_trainer(num_train_epochs=1, total_batch_size=8).args
+    trainer = ILATrainer(args=arguments, model_init=model_init, **data)
+    search = {"n_trials": 1, "backend": "optuna"}
+    found_by_default = trainer.hyperparameter_search(
+        lambda trial: {"per_device_train_batch_size": trial.suggest_categorical("size", [2])}, **search
+    )
+    assert arguments.gradient_accumulation_steps == 4
+    assert found_by_default.objective == pytest.approx(math.log(8), abs=1)
     assert best.objective == min(found.values())
 
 
@@ -182,6 +192,40 @@ def test_patience_ends_a_training_that_gets_no_better(make_trainer, patience, ep
     trainer.train()
     assert trainer.state.epoch == epochs
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
+
+
+class Scores:
+    """An evaluation in which top-1 and loss are given, epoch by epoch."""
+
+    def __init__(self, trainer, top1, loss):
+        self.trainer, self.rows = trainer, iter(zip(top1, loss, strict=True))
+        self.evaluate, trainer.evaluate = trainer.evaluate, self
+
+    def __call__(self, *args, **kwargs):
+        top1, loss = next(self.rows)
+        metrics = {"eval_top1": top1, "eval_loss": loss}
+        self.trainer.control = self.trainer.callback_handler.on_evaluate(
+            self.trainer.args, self.trainer.state, self.trainer.control, metrics
+        )
+        return metrics
+
+
+@pytest.mark.parametrize(
+    ("top1", "loss", "best", "epochs"),
+    [
+        ((0.5, 0.5, 0.5, 0.5), (3.0, 2.0, 2.5, 2.6), 2, 4),  # of equal ones the lower loss
+        ((0.5, 0.7, 0.5, 0.7), (3.0, 2.0, 1.0, 1.5), 4, 4),
+        ((0.5, 0.4, 0.4, 0.9), (3.0, 2.0, 1.0, 0.1), 1, 3),  # a loss alone is no progress
+        ((0.5, 0.6, 0.7, 0.8), (1.0, 2.0, 3.0, 4.0), 4, 4),
+    ],
+)
+def test_of_equal_accuracies_the_lower_loss_is_better(make_trainer, top1, loss, best, epochs):
+    options = {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "patience": 2}
+    trainer = make_trainer(metric_for_best_model="top1", num_train_epochs=4, **options)
+    Scores(trainer, top1, loss)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint.endswith(f"checkpoint-{2 * best}")
+    assert trainer.state.epoch == epochs
 
 
 def test_patience_goes_on_where_it_was(make_trainer, tmp_path):
@@ -493,10 +537,12 @@ def test_card_and_curves_of_a_run(make_trainer, tiny_model, tmp_path):
     results = tmp_path / "run" / ".eval_results" / "ila_hf.yaml"
     assert not results.exists()
     trainer.create_model_card(dataset="someone/motions")
+    assert not results.exists()  # it may have been evaluated on others
+    trainer.create_model_card(evaluated_on="someone/motions")
     (entry,) = parse_eval_result_entries(yaml.safe_load(results.read_text()))
     assert (entry.dataset_id, entry.value) == ("someone/motions", round(100 * top1, 2))
     assert entry.notes == "top-1 accuracy in %, 1 × 1 views (clips × crops)"
-    trainer.create_model_card(dataset="my own videos")
+    trainer.create_model_card(evaluated_on="my own videos")
     assert not results.exists()
 
 

@@ -120,22 +120,28 @@ def card_from_run(
 
 
 def eval_results(
-    dataset_name: str | None, metrics: Mapping[str, float], processor: ILAProcessor | ILAVideoProcessor
+    evaluated_on: str | None,
+    metrics: Mapping[str, float],
+    processor: ILAProcessor | ILAVideoProcessor,
+    notes: Sequence[str] = (),
 ) -> list[EvalResultEntry]:
     """The top-1 accuracy in % as the Hub shows it, for `EVAL_RESULTS` beside the card.
 
     Args:
-        dataset_name, metrics, processor: As in [`card_from_run`].
+        evaluated_on: Hub id of the data set, all of whose split was evaluated.
+        metrics, processor: As in [`card_from_run`].
+        notes: What else is to be known of the evaluation.
 
     Returns:
         One entry; none without top-1, and for a data set that is not on the Hub.
     """
-    dataset, top1 = _hub_id(dataset_name), metrics.get("top1", float("nan"))
+    dataset, top1 = _hub_id(evaluated_on), metrics.get("top1", float("nan"))
     if dataset is None or top1 != top1:
         return []
     video_processor: Any = getattr(processor, "video_processor", processor)
     views = f"{video_processor.num_clips} × {video_processor.num_crops} views (clips × crops)"
-    return [EvalResultEntry(dataset, "default", round(100 * top1, 2), notes=f"top-1 accuracy in %, {views}")]
+    text = ", ".join(["top-1 accuracy in %", views, *notes])
+    return [EvalResultEntry(dataset, "default", round(100 * top1, 2), notes=text)]
 
 
 def save_eval_results(folder: str | Path, entries: Sequence[EvalResultEntry]) -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
 
 import torch
 import yaml
@@ -225,14 +225,7 @@ class ILATrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # it is for copies to one, and torch would warn of it in every epoch
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False  # or the first process would decode all of a stream
-        if self.total_batch_size is not None:
-            per_step = self.train_batch_size * self.world_size
-            if self.total_batch_size % per_step:
-                raise ValueError(
-                    f"--total_batch_size {self.total_batch_size} is no multiple of the {per_step} clips that "
-                    f"{self.world_size} process(es) take at a time, {self.train_batch_size} each."
-                )
-            self.gradient_accumulation_steps = self.total_batch_size // per_step
+        self.fit_accumulation()
         if self.patience is not None:
             if self.patience < 1:
                 raise ValueError(f"--patience must be at least 1, got {self.patience}.")
@@ -245,6 +238,22 @@ class ILATrainingArguments(TrainingArguments):
         ]
         if self.auto_find_batch_size and fixed:
             raise ValueError(f"--auto_find_batch_size changes the batches on which --{fixed[0]} relies.")
+
+    def fit_accumulation(self) -> None:
+        """Set `gradient_accumulation_steps` as `total_batch_size` asks for.
+
+        Raises:
+            ValueError: If it is no multiple of the clips that all processes take at a time.
+        """
+        if self.total_batch_size is None:
+            return
+        per_step = self.train_batch_size * self.world_size
+        if self.total_batch_size % per_step:
+            raise ValueError(
+                f"--total_batch_size {self.total_batch_size} is no multiple of the {per_step} clips that "
+                f"{self.world_size} process(es) take at a time, {self.train_batch_size} each."
+            )
+        self.gradient_accumulation_steps = self.total_batch_size // per_step
 
 
 def parse_arguments(
@@ -291,7 +300,10 @@ def parse_arguments(
             if action.choices is not None and values[action.dest] not in (None, *action.choices):
                 allowed = ", ".join(map(str, action.choices))
                 raise ValueError(f"{config!r}: `{action.dest}` is one of {allowed}; got {values[action.dest]!r}.")
-        parser.set_defaults(**values)
+        # null is "not given" where nothing else is None
+        hints = {name: hint for kind in dataclasses for name, hint in get_type_hints(kind).items()}
+        nullable = {name for name, hint in hints.items() if type(None) in get_args(hint)}
+        parser.set_defaults(**{k: value for k, value in values.items() if value is not None or k in nullable})
     *parsed, rest = parser.parse_args_into_dataclasses(flags, return_remaining_strings=True, look_for_args_file=False)
     parsed = [part for part in parsed if not isinstance(part, argparse.Namespace)]
     _refuse_unknown({text[2:].partition("=")[0] for text in rest if text.startswith("--")}, known, "There is no")
@@ -301,19 +313,29 @@ def parse_arguments(
 
 
 def given_arguments(
-    dataclasses: Sequence[type], arguments: Sequence[str] | None = None, config_folder: str | Path | None = None
+    dataclasses: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    config_folder: str | Path | None = None,
+    program: str | None = None,
 ) -> dict[str, Any]:
-    """What flags and file give, names and values, before anything is checked. See [`parse_arguments`].
+    """What flags and file give, names and values, before they are checked; null is not given. See [`parse_arguments`].
 
     Raises:
         FileNotFoundError: If there is no such file.
     """
     config, flags = _config_and_flags(arguments)
-    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False, add_help=False)
+    parser = HfArgumentParser(cast("Any", list(dataclasses)), allow_abbrev=False, add_help=False, prog=program)
+    types = {}
     for action in parser._actions:
         action.default, action.required = argparse.SUPPRESS, False
-    given, _ = parser.parse_known_args(flags)
-    return {**({} if config is None else _read_config(config, config_folder)), **vars(given)}
+        types[action.dest] = action.type
+    flags_given = vars(parser.parse_known_args(flags)[0])
+    values = {} if config is None else _read_config(config, config_folder)
+    for name, value in values.items():
+        kind = types.get(name)
+        if isinstance(value, str) and callable(kind):  # in a file, too, "no" is no
+            values[name] = kind(value)
+    return {name: value for name, value in {**values, **flags_given}.items() if value is not None}
 
 
 def training_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,7 +356,8 @@ def training_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
     schedule = {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}
     if given.get("do_eval") and not given.keys() & schedule:
         defaults |= {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True}
-        defaults |= {"metric_for_best_model": "top1", "save_total_limit": 1}
+        # The best and the last; with 1 transformers deletes the last, and a finished run would be resumed
+        defaults |= {"metric_for_best_model": "top1", "save_total_limit": 2, "hub_strategy": "end"}
     return defaults
 
 

@@ -182,18 +182,34 @@ def describe_dataset(arguments: DataArguments) -> str | None:
     return str(source.parent if source.name.lower() in SPLIT_NAMES else source)
 
 
+def evaluated_on(arguments: DataArguments) -> str | None:
+    """The id of the data set of the Hub whose default configuration, in a whole split of its own, is evaluated."""
+    others = ("validation_dir", "validation_file", "train_val_split", "max_eval_samples", "dataset_config_name")
+    if arguments.data_files or any(getattr(arguments, name) is not None for name in others):
+        return None
+    name = arguments.dataset_name
+    return None if name is None or os.path.exists(name) else name
+
+
 MIN_STEPS, MAX_EPOCHS = 600, 100  # benchmarks/small_data.py: fewer steps learn less of 48 clips
 
 
+def steps_per_epoch(arguments: ILATrainingArguments, num_clips: int) -> int:
+    """Optimizer steps of a pass over so many clips; of several processes, those that fill a batch of all."""
+    at_a_time: int = arguments.train_batch_size * arguments.world_size
+    batches = num_clips // at_a_time if arguments.world_size > 1 else math.ceil(num_clips / at_a_time)
+    return max(math.ceil(batches / arguments.gradient_accumulation_steps), 1)
+
+
 def choose_epochs(arguments: ILATrainingArguments, num_clips: int) -> None:
-    """Set as many epochs as give 600 optimizer steps, from transformers' default, 3, to 100, and say so.
+    """Set as many epochs as give 600 optimizer steps, but from transformers' default, 3, to 100, and say so.
 
     Args:
         arguments: Of the training; `num_train_epochs` is set.
         num_clips: Training videos.
     """
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
-    steps = math.ceil(num_clips / per_step)
+    steps = steps_per_epoch(arguments, num_clips)
     epochs = min(max(math.ceil(MIN_STEPS / steps), int(arguments.num_train_epochs)), MAX_EPOCHS)
     arguments.num_train_epochs = epochs
     logger.info(

@@ -68,11 +68,16 @@ def open_repo(
             f"The repository {repo_id!r} exists and is public, but --hub_private_repo asks for a private one: make it "
             "private in its settings, or give another --hub_model_id."
         )
+    leave_out_local_lists(folder)
+    return str(repo_id)
+
+
+def leave_out_local_lists(folder: str | Path) -> None:
+    """Write a `.gitignore`, if there is none, so that lists of files of this machine are not pushed, by anybody."""
     ignore_file = Path(folder) / IGNORE_FILE
     if not ignore_file.exists():
         ignore_file.parent.mkdir(parents=True, exist_ok=True)
         ignore_file.write_text("\n".join(IGNORED) + "\n")
-    return str(repo_id)
 
 
 def push_folder(

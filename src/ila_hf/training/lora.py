@@ -14,6 +14,15 @@ _ATTENTION = r"self_attn\.(q|k|v|out)_proj"
 _MLP = r"mlp\.fc[12]"
 
 
+def load_adapter_weights(model: ILAPreTrainedModel, folder: str) -> None:
+    """Load what an adapter in a folder has learnt into the active adapter of a model with `add_adapter`."""
+    from peft.utils import load_peft_weights, set_peft_model_state_dict
+
+    weights: dict[str, Any] = load_peft_weights(folder, device="cpu")
+    weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
+    set_peft_model_state_dict(model, weights, adapter_name=model.active_adapters()[0])
+
+
 def lora_config(
     model: ILAPreTrainedModel, rank: int = 16, mlp: bool = False, text: bool = False, **options: Any
 ) -> "LoraConfig":

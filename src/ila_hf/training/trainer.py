@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer
+from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
@@ -36,9 +36,10 @@ from .checkpoints import (
     writing,
 )
 from .fsdp import flatten_scalars, unit_names, with_scalars
-from .hub import PushError, open_repo, pushing, warn_of_failures
+from .hub import PushError, leave_out_local_lists, open_repo, pushing, warn_of_failures
+from .lora import load_adapter_weights
 from .optimization import ClipMixer, WeightAverage, parameter_groups
-from .progress import CurvesCallback, LossRecord, ScheduleCallback, batch_losses, check_gradient
+from .progress import CurvesCallback, LossRecord, PatienceCallback, ScheduleCallback, batch_losses, check_gradient
 from .sync_batch_norm import share_statistics, synchronize_batch_norm
 
 
@@ -97,7 +98,7 @@ class ILATrainer(Trainer):
         for callback in (self.schedule, CurvesCallback()):
             self.add_callback(callback)
         if args.patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.patience))
+            self.add_callback(PatienceCallback(self, args.patience))
         best = (args.metric_for_best_model or "loss").removeprefix("eval_")
         metrics = [name for name in METRICS[:4] if name != "top5" or self.model.config.num_labels > 5]
         if self.streams_metrics and args.load_best_model_at_end and best not in metrics:
@@ -112,6 +113,16 @@ class ILATrainer(Trainer):
         """A model of `model_init`, with BatchNorm over all processes if it is asked for."""
         model = super().call_model_init(trial)
         return synchronize_batch_norm(model, self.args.device.type) if self.args.sync_batch_norm else model
+
+    def hyperparameter_search(
+        self, hp_space: Any = None, compute_objective: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As in the Trainer; the default objective is the loss of the evaluation, to be minimised."""
+        return super().hyperparameter_search(hp_space, compute_objective or _eval_loss, *args, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        super()._hp_search_setup(trial)
+        self.args.fit_accumulation()
 
     def begin_training(self) -> None:
         """Mixing and average anew: a search for hyperparameters changes model and arguments from trial to trial."""
@@ -228,6 +239,24 @@ class ILATrainer(Trainer):
         self.evaluation.add(prediction.predictions, prediction.label_ids)
         return self.evaluation.compute() if compute_result else {}
 
+    best_loss = math.inf  # of the evaluation with the best metric
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Whether an evaluation is the best so far. Of equal accuracies, frequent on few clips, the lower loss is."""
+        before, loss = self.state.best_metric, metrics.get("eval_loss", math.inf)
+        is_best: bool = super()._determine_best_metric(metrics, trial)
+        if not is_best and self.improves_at_least_the_loss(metrics):
+            self.state.best_global_step, is_best = self.state.global_step, True
+        if is_best or before is None:
+            self.best_loss = loss
+        return is_best
+
+    def improves_at_least_the_loss(self, metrics: dict[str, float]) -> bool:
+        """Whether the metric that chooses the best equals the best so far, at a lower loss."""
+        name = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
+        is_equal = name in metrics and metrics[name] == self.state.best_metric
+        return is_equal and metrics.get("eval_loss", math.inf) < self.best_loss
+
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer, with averaged weights if there are any; it leaves the random state as it was."""
         labels = self.model.config.id2label
@@ -295,7 +324,12 @@ class ILATrainer(Trainer):
             self.average.load(checkpoint)
 
     def _load_best_model(self) -> None:
-        super()._load_best_model()
+        folder = cast("str", self.state.best_model_checkpoint)
+        if isinstance(self.model, ILAPreTrainedModel) and getattr(self.model, "_hf_peft_config_loaded", False):
+            # An adapter without a wrapper of peft: for the Trainer it is no model of peft, and has no weights there
+            load_adapter_weights(self.model, folder)
+        else:
+            super()._load_best_model()
         if self.average is not None:
             self.average.load(cast("str", self.state.best_model_checkpoint))
 
@@ -312,6 +346,8 @@ class ILATrainer(Trainer):
         folder = output_dir or self.args.output_dir
         with writing(folder, self.args.output_dir, is_checkpoint=False), self._averaged_weights():
             super().save_model(output_dir, _internal_call=True)
+            if self.args.should_save:
+                leave_out_local_lists(folder)
         if self.args.push_to_hub and not _internal_call:
             try:
                 self.push_to_hub("Model save")
@@ -378,17 +414,19 @@ class ILATrainer(Trainer):
         finetuned_from: str | None = None,
         license: str | None = None,
         recipe: dict[str, Any] | None = None,
+        evaluated_on: str | None = None,
         **kwargs: Any,
     ) -> None:
         """Write the card of the run, README.md, with the metrics of the last evaluation; see [`card_from_run`].
 
-        Beside it, for a data set of the Hub, lies `.eval_results/ila_hf.yaml`; see [`eval_results`].
+        Beside it, after an evaluation on a data set of the Hub, lies `.eval_results/ila_hf.yaml`.
 
         Args:
             model_name: Default: the Hub id, else the output folder.
             dataset, finetuned_from: Names of the data set and of the model that the run began with.
             license: Of the weights.
             recipe: What the arguments do not tell of the training, such as the augmentation.
+            evaluated_on: As in [`eval_results`].
             kwargs: Not used; they are those of the Trainer.
         """
         if not self.is_world_process_zero():
@@ -397,7 +435,8 @@ class ILATrainer(Trainer):
         metrics = {name: evaluated[-1][f"eval_{name}"] for name in METRICS if f"eval_{name}" in evaluated[-1]}
         reader = getattr(self.eval_dataset, "reader", None)  # it knows the views of the evaluation
         processor = cast("Any", self.processing_class) if reader is None else reader.processor
-        save_eval_results(self.args.output_dir, eval_results(dataset, metrics, processor))
+        notes = ["weights chosen on these videos"] if self.args.load_best_model_at_end else []
+        save_eval_results(self.args.output_dir, eval_results(evaluated_on, metrics, processor, notes))
         card = card_from_run(
             unwrap_peft_model(self.accelerator.unwrap_model(self.model)),
             processor,
@@ -409,6 +448,10 @@ class ILATrainer(Trainer):
             license=license,
         )
         card.save(Path(self.args.output_dir) / "README.md")
+
+
+def _eval_loss(metrics: dict[str, float]) -> float:
+    return metrics["eval_loss"]
 
 
 @contextmanager
