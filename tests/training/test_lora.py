@@ -540,7 +540,7 @@ def test_the_best_adapter_is_loaded_at_the_end(tiny_model, tmp_path, way):
     assert run.state.best_model_checkpoint.endswith(f"checkpoint-{best['step']}")
     assert run.evaluate()["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
     losses = [entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry]
-    assert abs(losses[3] - best["eval_loss"]) > 1e-3 or best["step"] == 4
+    assert losses[3] > best["eval_loss"] + 1e-3  # the last is another one
 
 
 def test_the_trainer_evaluates_saves_and_describes_an_adapter(tiny_model, tmp_path):
