@@ -199,6 +199,15 @@ def test_values_of_files_are_what_they_mean_when_they_are_given(tmp_path, text):
     assert data.decode_seconds is None  # but where it is a value
 
 
+def test_values_of_files_that_mean_nothing_are_left_to_the_parser(tmp_path, capsys):
+    file = write(tmp_path, {"do_eval": "perhaps", "learning_rate": "fast"})
+    kinds = (ILATrainingArguments,)
+    assert given_arguments(kinds, ["--config", file]) == {"do_eval": "perhaps", "learning_rate": "fast"}
+    with pytest.raises(SystemExit):
+        parse_arguments(kinds, ["--config", file])
+    assert "'fast'" in capsys.readouterr().err
+
+
 def test_what_is_given(recipes):
     kinds = (ModelArguments, DataArguments, ILATrainingArguments)
     flags = "--config short --num-frames 3 --do_train --output_dir=out --no_such 3"

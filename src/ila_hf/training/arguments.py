@@ -6,6 +6,7 @@ import difflib
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args, get_type_hints
@@ -334,7 +335,8 @@ def given_arguments(
     for name, value in values.items():
         kind = types.get(name)
         if isinstance(value, str) and callable(kind):  # in a file, too, "no" is no
-            values[name] = kind(value)
+            with suppress(ValueError, argparse.ArgumentTypeError):  # `parse_arguments` will say it
+                values[name] = kind(value)
     return {name: value for name, value in {**values, **flags_given}.items() if value is not None}
 
 

@@ -114,7 +114,7 @@ class ScheduleCallback(TrainerCallback):
             self._compare(kept["settings"])
             self.trainer.losses.__dict__.update(kept["losses"])
             self.stream_epoch = kept["stream_epoch"]
-            self.trainer.best_loss = kept["best_loss"]
+            self.trainer.best_loss = math.inf if kept["best_loss"] is None else kept["best_loss"]
             for callback in self.trainer.callback_handler.callbacks:
                 if isinstance(callback, PatienceCallback):
                     callback.early_stopping_patience_counter = kept["patience_counter"]
@@ -130,7 +130,7 @@ class ScheduleCallback(TrainerCallback):
             "losses": losses,
             "stream_epoch": self.stream_epoch,
             "settings": self._settings(),
-            "best_loss": self.trainer.best_loss,
+            "best_loss": self.trainer.best_loss if math.isfinite(self.trainer.best_loss) else None,  # json has no inf
             "patience_counter": sum(waited),
         }
         state.stateful_callbacks[self.KEPT] = kept
