@@ -120,7 +120,10 @@ def read_images(
             for number in group:
                 deadline.check()
                 image.seek(frames[number][1])
-                pixels = in_eight_bits(pixels_of(ImageOps.exif_transpose(image)), "The image")
+                stored = pixels_of(ImageOps.exif_transpose(image))
+                if image.format == "PNG" and stored.dtype == np.int32:  # older versions of Pillow give 16 bits so
+                    stored = stored.astype(np.uint16)
+                pixels = in_eight_bits(stored, "The image")
                 if image.mode == "F" and not (float(pixels.min()) >= 0 and 1 < float(pixels.max()) <= 255):
                     raise VideoReadError("it has floating point values, which must be 0 to 255")
                 clip[number] = pixels.round().to(torch.uint8).expand(-1, -1, 3).permute(2, 0, 1)

@@ -434,24 +434,24 @@ def test_steps_of_several_processes_are_full(tmp_path, monkeypatch):
     [
         ({"dataset_name": "me/motions"}, "me/motions"),
         ({"dataset_name": "me/motions", "validation_dir": "other"}, "me/motions"),
-        ({"dataset_name": "here"}, "/work/here"),
-        ({"dataset_name": "webdataset", "data_files": "train=shards/train-*.tar"}, "/work/shards"),
+        ({"dataset_name": "here"}, "/desk/here"),
+        ({"dataset_name": "webdataset", "data_files": "train=shards/train-*.tar"}, "/desk/shards"),
         ({"dataset_name": "webdataset", "data_files": "train=https://host/train.tar"}, None),
-        ({"data_dir": "videos"}, "/work/videos"),
-        ({"data_dir": "videos/"}, "/work/videos"),
-        ({"data_dir": "."}, "/work"),
-        ({"train_dir": "videos/train", "validation_dir": "others"}, "/work/videos"),
+        ({"data_dir": "videos"}, "/desk/videos"),
+        ({"data_dir": "videos/"}, "/desk/videos"),
+        ({"data_dir": "."}, "/desk"),
+        ({"train_dir": "videos/train", "validation_dir": "others"}, "/desk/videos"),
         ({"train_file": "/k400/train.csv"}, "/k400"),
-        ({"train_file": "train.csv"}, "/work"),
+        ({"train_file": "train.csv"}, "/desk"),
         ({}, None),
     ],
     ids=str,
 )
 def test_a_data_set_without_a_name_is_called_by_its_folder(tmp_path, monkeypatch, arguments, name):
     """By its path, so that no card takes it for an id of the Hub."""
-    (tmp_path / "work" / "here").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
-    name = name and name.replace("/work", f"{tmp_path}/work")
+    (tmp_path / "desk" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "desk")
+    name = name and name.replace("/desk", f"{tmp_path}/desk")
     assert describe_dataset(DataArguments(**arguments)) == name
 
 

@@ -6,9 +6,10 @@ import json
 
 import pytest
 import torch
+from pages import save_clip
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
-from transformers import AutoModelForVideoClassification, CLIPConfig, CLIPModel
+from transformers import AutoModelForVideoClassification
 from transformers.integrations import PeftAdapterMixin
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
@@ -22,7 +23,7 @@ from ila_hf import (
     ILAVisionModel,
 )
 from ila_hf.demo.motion_videos import MOTIONS
-from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
+from ila_hf.demo.tiny import tiny_processor, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.lora import lora_config
 from ila_hf.training.optimization import parameter_groups
@@ -346,12 +347,7 @@ def test_add_adapter_of_transformers(tiny_model, clips, tmp_path):
 
 @pytest.fixture
 def clip_folder(tmp_path):
-    config = tiny_config()
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
-    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
-    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
-    torch.manual_seed(5)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(tmp_path / "clip")
+    save_clip(tmp_path / "clip")
     return tmp_path / "clip"
 
 
@@ -522,8 +518,10 @@ def test_a_run_of_the_trainer_can_be_resumed(tiny_model, tmp_path):
         assert torch.equal(tensor, expected[name]), name
 
 
+@pytest.mark.parametrize("greater_is_better", [False, True])
 @pytest.mark.parametrize("way", ["get_peft_model", pytest.param("add_adapter", marks=needs_whole_adapters)])
-def test_the_best_adapter_is_loaded_at_the_end(tiny_model, tmp_path, way):
+def test_the_best_adapter_is_loaded_at_the_end(tiny_model, tmp_path, way, greater_is_better):
+    """Of the least and the greatest loss at most one is that of the last step."""
     if way == "get_peft_model":
         model = with_lora(tiny_model())
     else:
@@ -533,14 +531,15 @@ def test_the_best_adapter_is_loaded_at_the_end(tiny_model, tmp_path, way):
         *(model, tmp_path / "run"),
         **{"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True},
         metric_for_best_model="loss",
+        greater_is_better=greater_is_better,
         learning_rate=0.03,
     )
     run.train()
-    best = next(e for e in run.state.log_history if e.get("eval_loss") == run.state.best_metric)
-    assert run.state.best_model_checkpoint.endswith(f"checkpoint-{best['step']}")
-    assert run.evaluate()["eval_loss"] == pytest.approx(best["eval_loss"], rel=1e-5)
-    losses = [entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry]
-    assert losses[3] > best["eval_loss"] + 1e-3  # the last is another one
+    losses = {entry["step"]: entry["eval_loss"] for entry in run.state.log_history if "eval_loss" in entry}
+    best = (max if greater_is_better else min)(losses, key=losses.get)
+    assert run.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert run.evaluate()["eval_loss"] == pytest.approx(losses[best], rel=1e-5)
+    assert max(losses.values()) > min(losses.values()) + 1e-3
 
 
 def test_the_trainer_evaluates_saves_and_describes_an_adapter(tiny_model, tmp_path):
