@@ -25,10 +25,9 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import CLIPConfig, CLIPModel, set_seed
 
 from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
-from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.tiny import save_tiny_clip
 from ila_hf.examples.run_video_classification import main as train
 
 
@@ -66,18 +65,6 @@ TASKS = {"4 motions": (MOTIONS[::2], False), "8 motions": (MOTIONS, True)}
 CLIPS = {"train": 12, "validation": 24}  # of each motion
 
 
-def make_clip(folder: Path) -> None:
-    """A tiny CLIP with random weights, and its tokenizer."""
-    ours = tiny_config()
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
-    text = {name: getattr(ours.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
-    names = (*sizes, "image_size", "patch_size", "initializer_range")
-    vision = {name: getattr(ours.vision_config, name) for name in names}
-    set_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-
-
 def run(row: str, task: str, seed: int, folder: Path) -> dict[str, float]:
     """Train once; top-1 and loss of the held-out clips."""
     flags = {"model_name_or_path": folder / "clip", "data_dir": folder / task, "output_dir": folder / "run"}
@@ -109,7 +96,7 @@ def run_missing(file: Path, seeds: list[int], rows: list[str]) -> None:
         raise ValueError(f"{file} holds runs with other flags: {found['base']}.")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_clip(folder / "clip")
+        save_tiny_clip(folder / "clip")
         make_motion_videos(folder / "8 motions", {split: count * len(MOTIONS) for split, count in CLIPS.items()})
         for split in CLIPS:
             (folder / "4 motions" / split).mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Time ILA beside transformers' own CLIP on the same frames, in turn, and write how many times as long it takes.
 
-    python benchmarks/speed.py                  # all cases, about ten minutes on two cores
+    python benchmarks/speed.py                  # all cases, a quarter of an hour on two cores
     python benchmarks/speed.py --cases forward-b32-1 --rounds 40
     python benchmarks/speed.py --report         # only the table, of the file that is there
 

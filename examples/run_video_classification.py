@@ -19,8 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from transformers.trainer_utils import IntervalStrategy, enable_full_determinism, set_seed
+from transformers.trainer_utils import enable_full_determinism, set_seed
 
 from ila_hf.__main__ import errors_in_one_line
 from ila_hf.evaluation.reports import draw_confusion_matrix, write_class_table, write_confusion_matrix
@@ -34,16 +33,15 @@ from ila_hf.training.arguments import (
 )
 from ila_hf.training.checkpoints import check_writable, checkpoint_to_resume
 from ila_hf.training.finetuning import (
-    choose_epochs,
     describe_data_recipe,
     describe_dataset,
     evaluated_on,
+    fit_to_data,
     is_trained,
     load_config,
     load_model_and_processor,
     make_clips,
     remove_old_list,
-    steps_per_epoch,
 )
 from ila_hf.training.splits import check_splits, load_splits
 
@@ -87,19 +85,8 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
         evaluates = training_args.do_eval or training_args.eval_strategy != "no"
         jobs = {"trains": training_args.do_train, "evaluates": evaluates, "predicts": training_args.do_predict}
         splits = load_splits(data_args, training_args.seed, known, **jobs)
-    if splits.validation is None and training_args.do_train and "do_eval" not in given:
-        training_args.do_eval = False
-        if training_args.patience is not None:
-            raise ValueError("--patience needs validation videos.")
-        if "eval_strategy" in chosen:
-            training_args.eval_strategy, training_args.load_best_model_at_end = IntervalStrategy.NO, False
+    fit_to_data(training_args, splits, given, chosen)
     check_splits(splits, training_args)
-    if training_args.do_train and isinstance(splits.train, Dataset):
-        if not given.keys() & {"num_train_epochs", "max_steps"}:
-            choose_epochs(training_args, len(splits.train))
-        is_long = steps_per_epoch(training_args, len(splits.train)) > training_args.logging_steps
-    if "logging_strategy" in chosen and (data_args.streaming or is_long):
-        training_args.logging_strategy = IntervalStrategy.STEPS  # an epoch would be long without a line
     if checkpoint is None and training_args.process_index == 0:
         remove_old_list(output, data_args)
 
@@ -140,8 +127,11 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None, **d
         logger.warning(
             f"{len(clips.unreadable)} videos could not be read; they are listed in {clips.unreadable.file}."
         )
-    card = {"dataset": describe_dataset(data_args), "finetuned_from": model_args.model_name_or_path}
-    card["evaluated_on"] = evaluated_on(data_args)
+    card = {
+        "dataset": describe_dataset(data_args),
+        "evaluated_on": evaluated_on(data_args),
+        "finetuned_from": model_args.model_name_or_path,
+    }
     if training_args.do_train:
         card["recipe"] = describe_data_recipe(model_args, data_args, splits.label_names)
     if training_args.push_to_hub:

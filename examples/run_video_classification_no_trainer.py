@@ -27,7 +27,7 @@ from transformers import get_scheduler
 from ila_hf import ILAProcessor, ILAVideoProcessor
 from ila_hf.__main__ import errors_in_one_line
 from ila_hf.data.video_clips import ClipSampler, VideoClips, collate_clips
-from ila_hf.evaluation.model_card import card_from_run, eval_results, save_eval_results
+from ila_hf.evaluation.model_card import card_from_run, save_eval_results
 from ila_hf.evaluation.reports import draw_curves, write_confusion_matrix
 from ila_hf.evaluation.views import Evaluation, predict
 from ila_hf.training.arguments import DataArguments, ModelArguments, parse_arguments
@@ -233,7 +233,7 @@ def finish(
     views = clips.validation.reader.processor
     names = {"model_name": args.hub_model_id or str(output), **names}
     card_from_run(model, views, recipe=recipe, metrics=metrics, **names).save(output / "README.md")
-    save_eval_results(output, eval_results(dataset, metrics, views))
+    save_eval_results(output, dataset, metrics, views)
     if args.push_to_hub:
         push_folder(str(args.hub_model_id), output, "End of training")
 

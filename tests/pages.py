@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from test_golden import original_weights
-from transformers import CLIPConfig, CLIPModel
 
 from ila_hf.__main__ import COMMANDS
-from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
+from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_processor
 
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +58,7 @@ def command_parser(name):
 
 def make_reader_folder(folder, model, video_file):
     """What a reader has after `make demo`, a video, labelled videos, a released checkpoint and a CLIP, tiny here."""
-    save_clip(folder / "openai/clip-vit-base-patch16")
+    save_tiny_clip(folder / "openai/clip-vit-base-patch16")
     model.save_pretrained(folder / "outputs/demo/model")
     tiny_processor(tiny_config()).save_pretrained(folder / "outputs/demo/model")
     shutil.copy(video_file, folder / "clip.mp4")
@@ -68,17 +67,6 @@ def make_reader_folder(folder, model, video_file):
         for name in ("juggling", "dancing"):
             (folder / "videos" / split / name).mkdir(parents=True)
             shutil.copy(video_file, folder / "videos" / split / name)
-
-
-def save_clip(folder):
-    """A plain CLIP of the sizes of the tiny model, with random weights, and its tokenizer."""
-    config = tiny_config()
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
-    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
-    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
-    torch.manual_seed(5)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
 
 
 def run_snippet(code, printed, capsys):

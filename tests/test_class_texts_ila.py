@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel
+from transformers import CLIPTextModel
 
 from ila_hf import ILAConfig, ILAForVideoTextClassification, class_texts_ila
 from ila_hf.demo.motion_videos import MOTIONS
-from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_tokenizer
 
 
 def test_class_texts_are_saved_with_the_model(tiny_model, clips, tmp_path):
@@ -42,7 +42,7 @@ def test_texts_under_other_names_are_told(tiny_model, clips, tmp_path, monkeypat
         model(clips)
     ILAForVideoTextClassification.from_pretrained(tmp_path).eval()(clips)
     # The names of a plain CLIP are those of no text
-    CLIPModel(CLIPConfig.from_dict(tiny_config().to_dict())).save_pretrained(tmp_path / "clip")
+    save_tiny_clip(tmp_path / "clip")
     model = ILAForVideoTextClassification.from_pretrained(tmp_path / "clip", id2label={0: "a", 1: "b"}).eval()
     model.set_class_texts(["a", "b"], tiny_tokenizer())
     model(clips)

@@ -17,12 +17,12 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
-from transformers import AutoModelForVideoClassification, AutoVideoProcessor, CLIPConfig, CLIPModel
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor, CLIPModel
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main as ila_hf
 from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
-from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_tokenizer
 from ila_hf.training import finetuning
 
 
@@ -135,13 +135,7 @@ def test_a_training_without_validation_videos(videos, tmp_path, monkeypatch):
 
 
 def test_plain_clip_and_csv(run, videos, tmp_path):
-    config = tiny_config()
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
-    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
-    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
-    clip = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
-    clip.save_pretrained(tmp_path / "clip")
-    tiny_tokenizer().save_pretrained(tmp_path / "clip")
+    save_tiny_clip(tmp_path / "clip")
     files = sorted((videos / "train").glob("*/*.mp4"))
     lines = ["video,label", *(f"{path},{path.parent.name[:4]}" for path in files)]
     (tmp_path / "train.csv").write_text("\n".join(lines))
@@ -159,6 +153,7 @@ def test_plain_clip_and_csv(run, videos, tmp_path):
     assert set(model.config.id2label.values()) == {"circ", "comi", "goin", "movi"}
     assert (model.config.num_frames, model.config.vision_config.interaction_token) == (4, True)
     weight = model.vision_model.encoder.layers[1].mlp.fc1.weight
+    clip = CLIPModel.from_pretrained(tmp_path / "clip")
     assert torch.equal(weight, clip.vision_model.encoder.layers[1].mlp.fc1.weight)
 
 

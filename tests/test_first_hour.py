@@ -6,11 +6,14 @@ import subprocess
 
 import numpy as np
 import pytest
+import torch
 from hub_server import HubServer
-from pages import ROOT, save_clip
+from pages import ROOT
 from wheels import PIP, build_wheel, make_environment
 
+from ila_hf import ILAConfig, ILAForVideoTextClassification
 from ila_hf.demo.motion_videos import MOTIONS, draw_clip, write_video
+from ila_hf.demo.tiny import save_tiny_clip
 
 
 PAGE = ROOT / "docs" / "first_hour.md"
@@ -63,13 +66,23 @@ def put_on(hub, repo, folder, home, token):
     )
 
 
+def test_size_of_a_checkpoint():
+    """Of ViT-B/16 with a frozen text tower: four bytes of each weight, and two moments of those that train."""
+    with torch.device("meta"):
+        model = ILAForVideoTextClassification(ILAConfig.from_preset("ila-base-patch16"))
+        model.freeze("text")
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    size = 4 * (model.num_parameters() + 2 * trained) / 1e9
+    assert f"a checkpoint of this model has {size:.1f} GB" in " ".join(PAGE.read_text().split())
+
+
 @pytest.mark.slow
 def test_every_command(videos, tmp_path):
     desk = videos.parent
     programs = make_environment(tmp_path / "env")
     wheel = build_wheel(tmp_path)
     wheel.rename(desk / wheel.name)
-    save_clip(tmp_path / "clip")
+    save_tiny_clip(tmp_path / "clip")
     with HubServer() as hub:
         put_on(hub, "openai/clip-vit-base-patch16", tmp_path / "clip", tmp_path, hub.add_token(user="openai"))
         environment = hub.environment(tmp_path / "home", hub.add_token(user="me"))

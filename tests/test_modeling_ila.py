@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CLIPConfig, CLIPModel, CLIPVisionModel
+from transformers import CLIPVisionModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.testing_utils import CaptureLogger
 from transformers.utils import logging
@@ -18,7 +18,7 @@ from ila_hf import (
     ILAVisionModel,
 )
 from ila_hf.demo.motion_videos import MOTIONS
-from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.tiny import tiny_clip, tiny_config, tiny_tokenizer
 
 
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)
@@ -37,11 +37,7 @@ VARIANTS = {
 def clip_model():
     """A plain CLIP whose weights are all different from their initial values."""
     torch.manual_seed(7)
-    config = tiny_config()
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
-    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
-    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64)).eval()
+    model = tiny_clip().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))

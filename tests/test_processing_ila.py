@@ -9,7 +9,6 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     AutoVideoProcessor,
-    CLIPConfig,
     CLIPImageProcessor,
     CLIPProcessor,
     pipeline,
@@ -25,7 +24,7 @@ from ila_hf import (
     ILAVideoProcessor,
     ILAVisionModel,
 )
-from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
+from ila_hf.demo.tiny import tiny_clip, tiny_config, tiny_processor, tiny_tokenizer
 
 
 @pytest.fixture
@@ -101,16 +100,14 @@ def test_neither_videos_nor_texts_are_refused():
 @pytest.mark.parametrize("kind", ["no processor", "image processor", "processor"])
 def test_the_processor_of_a_plain_clip(tmp_path, kind, video_file):
     """That of its images has another mean and resizes to S, which would pass without a word."""
-    config = tiny_config(num_frames=8)
-    parts = {name: getattr(config, name).to_dict() for name in ("text_config", "vision_config")}
-    CLIPConfig(**parts, projection_dim=64).save_pretrained(tmp_path)
+    tiny_clip().config.save_pretrained(tmp_path)
     images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     if kind != "no processor":
         (images if kind == "image processor" else CLIPProcessor(images, tokenizer)).save_pretrained(tmp_path)
     processor = ILAProcessor.from_pretrained(tmp_path)
-    assert processor.video_processor.to_dict() == ILAVideoProcessor.from_config(config).to_dict()
+    assert processor.video_processor.to_dict() == ILAVideoProcessor.from_config(tiny_config()).to_dict()
     assert processor(text="a b c").input_ids == tokenizer("a b c").input_ids
     assert ILAVideoProcessor.from_pretrained(tmp_path).to_dict() == processor.video_processor.to_dict()
     assert processor(videos=video_file, return_tensors="pt").pixel_values.shape == (1, 8, 3, 32, 32)

@@ -15,7 +15,6 @@ from hub_server import HubServer
 from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import CLIPModel
 
 from ila_hf import (
     ILAForVideoClassification,
@@ -26,7 +25,7 @@ from ila_hf import (
     ILAVideoProcessor,
     ILAVisionModel,
 )
-from ila_hf.demo.tiny import tiny_config, tiny_processor
+from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_processor
 
 
 CODE = {
@@ -219,12 +218,7 @@ def test_where_ila_hf_is_installed_no_saved_code_runs(installed):
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    config = tiny_config()
-    fields = {"text_config": config.text_config.to_dict(), "vision_config": config.vision_config.to_dict()}
-    fields["text_config"]["model_type"], fields["vision_config"]["model_type"] = "clip_text_model", "clip_vision_model"
-    clip = CLIPModel(CLIPModel.config_class(**fields, projection_dim=64))
-    clip.save_pretrained(folder)
+    save_tiny_clip(folder)
     return folder
 
 

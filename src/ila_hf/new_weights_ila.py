@@ -23,7 +23,6 @@ class ILANewWeightsMixin:
     config: Any
     parameter_origin: Any
     state_dict: Any
-    named_modules: Any
     # Names of `NEW_PARTS` of which a tensor was missing in the checkpoint, or had another shape
     _new_parts: tuple[str, ...] = ()
 
@@ -56,9 +55,11 @@ class ILANewWeightsMixin:
         `add_adapter` of peft's own model adds later does not come by here.
         """
         for name, adapter in configs.items() if isinstance(configs, dict) else ():
-            known = getattr(adapter, "modules_to_save", ())
-            parts = [part for part in self._new_parts if part not in (known or ())]
-            if not parts or known == ():  # a kind of adapter without such modules
+            if not hasattr(adapter, "modules_to_save"):  # a kind of adapter without such modules
+                continue
+            known = adapter.modules_to_save or []
+            parts = [part for part in self._new_parts if part not in known]
+            if not parts:
                 continue
             if adapter.inference_mode:
                 logger.warning(
@@ -72,7 +73,7 @@ class ILANewWeightsMixin:
             )
             model: Any = self
             _take_out_adapters(model, parts)
-            adapter.modules_to_save = [*(known or ()), *parts]
+            adapter.modules_to_save = [*known, *parts]
             # By an import statement transformers would ask for peft wherever the saved code is loaded
             utils: Any = import_module("peft.utils")
             utils.set_additional_trainable_modules(model, adapter, self.config.to_dict(), name)

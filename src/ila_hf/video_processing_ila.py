@@ -203,19 +203,18 @@ class ILAVideoProcessor(BaseVideoProcessor):
             sampler,
             kwargs.pop("input_data_format", None),
         )
-        floats = [video for video in videos if do_rescale and video.is_floating_point()]
-        for video in floats:
-            lowest, highest = float(video.min()), float(video.max())
+        for video in (video for video in videos if do_rescale and video.is_floating_point()):
+            lowest, highest = map(float, video.aminmax())
             if lowest < -1 or highest > 256:  # resizing may have gone a little beyond
                 raise ValueError(
                     f"Frames of floating point must be in [0, 255], got values from {lowest:g} to {highest:g}. Pass "
                     "`do_rescale=False` for frames that are scaled otherwise."
                 )
-        if any(0 < float(video.max()) <= 1 for video in floats):
-            logger.warning_once(
-                "Frames of floating point are taken to be in [0, 255], as those of uint8; these are at most 1. Pass "
-                "`do_rescale=False` for frames in [0, 1]."
-            )
+            if 0 < highest <= 1:
+                logger.warning_once(
+                    "Frames of floating point are taken to be in [0, 255], as those of uint8; these are at most 1. "
+                    "Pass `do_rescale=False` for frames in [0, 1]."
+                )
         lengths = [len(video) for video in videos]
         if any(length % num_clips for length in lengths):
             raise ValueError(f"Videos of {lengths} frames make no {num_clips} clips each: sample frames.")

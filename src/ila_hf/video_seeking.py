@@ -178,6 +178,14 @@ class SeekableVideo:
         self.limits.check_size(stream.codec_context.width, stream.codec_context.height)
         return stream
 
+    @property
+    def header_duration(self) -> float | None:
+        """Seconds, as the header tells; None if it does not."""
+        import av
+
+        duration = self.container.duration
+        return None if duration is None else float(duration / av.time_base)
+
     def __enter__(self) -> "SeekableVideo":
         return self
 

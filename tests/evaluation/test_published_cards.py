@@ -10,12 +10,11 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 from pages import run_card
-from transformers import CLIPConfig, CLIPModel
 
 from ila_hf import PRESET_NAMES, ILAConfig
 from ila_hf.conversion.convert_ila_checkpoint import add_arguments as add_convert_arguments
 from ila_hf.data.class_labels import HUB_LABELS
-from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
+from ila_hf.demo.tiny import save_tiny_clip, tiny_config
 from ila_hf.evaluation.published_cards import add_arguments, published_card, run
 
 
@@ -96,10 +95,7 @@ def test_published_code_runs(preset, tmp_path, monkeypatch, video_file, capsys):
     base_model, *_ = FIGURES[preset]
     monkeypatch.chdir(tmp_path)
     shutil.copy(video_file, "clip.mp4")
-    config = tiny_config()
-    parts = {name: getattr(config, name).to_dict() for name in ("text_config", "vision_config")}
-    CLIPModel(CLIPConfig(**parts, projection_dim=64)).save_pretrained("clip")
-    tiny_tokenizer().save_pretrained("clip")
+    save_tiny_clip("clip")
     presets = []
 
     def from_preset(name, **arguments):

@@ -8,7 +8,6 @@ import torch
 from datasets import IterableDataset
 from huggingface_hub.errors import StrictDataclassError
 from torchvision.transforms import v2
-from transformers import CLIPConfig, CLIPModel
 from video_files import write_shards
 
 from ila_hf import (
@@ -20,7 +19,7 @@ from ila_hf import (
     VideoReadError,
 )
 from ila_hf.data.video_clips import VideoClips, collate_clips
-from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
+from ila_hf.demo.tiny import tiny_clip, tiny_config, tiny_processor, tiny_tokenizer
 from ila_hf.training.arguments import DataArguments, ILATrainingArguments, ModelArguments
 from ila_hf.training.finetuning import (
     choose_epochs,
@@ -41,12 +40,8 @@ from ila_hf.training.splits import VideoSplits, load_splits
 
 @pytest.fixture(scope="module")
 def clip_model():
-    config = tiny_config()
-    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
-    text = {name: getattr(config.text_config, name) for name in (*sizes, "vocab_size", "eos_token_id")}
-    vision = {name: getattr(config.vision_config, name) for name in (*sizes, "image_size", "patch_size")}
     torch.manual_seed(5)
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=64))
+    return tiny_clip()
 
 
 @pytest.fixture(scope="module")

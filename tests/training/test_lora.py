@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from pages import save_clip
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForVideoClassification
@@ -23,7 +22,7 @@ from ila_hf import (
     ILAVisionModel,
 )
 from ila_hf.demo.motion_videos import MOTIONS
-from ila_hf.demo.tiny import tiny_processor, tiny_tokenizer
+from ila_hf.demo.tiny import save_tiny_clip, tiny_processor, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.lora import lora_config
 from ila_hf.training.optimization import parameter_groups
@@ -347,7 +346,7 @@ def test_add_adapter_of_transformers(tiny_model, clips, tmp_path):
 
 @pytest.fixture
 def clip_folder(tmp_path):
-    save_clip(tmp_path / "clip")
+    save_tiny_clip(tmp_path / "clip")
     return tmp_path / "clip"
 
 

@@ -204,6 +204,7 @@ class Scores:
     def __call__(self, *args, **kwargs):
         top1, loss = next(self.rows)
         metrics = {"eval_top1": top1, "eval_loss": loss}
+        self.trainer.log(metrics)
         self.trainer.control = self.trainer.callback_handler.on_evaluate(
             self.trainer.args, self.trainer.state, self.trainer.control, metrics
         )

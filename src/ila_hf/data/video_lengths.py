@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-import av
-
+from ..video_reading import named_errors
 from ..video_seeking import SeekableVideo
 from ..video_sources import Deadline, VideoLimits, VideoReadError
 
@@ -30,11 +29,10 @@ def describe_lengths(videos: Sequence[Any]) -> str:
     for file in (files[i * len(files) // count] for i in range(count)):
         try:
             length = header_seconds(file)
-        except (VideoReadError, OSError, av.FFmpegError):
+        except VideoReadError:
             num_broken += 1
-            continue
-        if length is not None:
-            lengths.append(length)
+        else:
+            lengths += [] if length is None else [length]
     parts = []
     if lengths:
         limit = max(_TIMES * median(lengths), median(lengths) + _SECONDS_MORE)
@@ -53,12 +51,10 @@ def header_seconds(file: str) -> float | None:
     """Seconds that a video file lasts, from its header; None if that does not tell.
 
     Raises:
-        VideoReadError: If it is no video.
-        av.FFmpegError: If it cannot be opened.
+        VideoReadError: If it cannot be opened, or is no video.
     """
-    with SeekableVideo(file, VideoLimits(), Deadline(_SECONDS)) as video:
-        duration = video.container.duration
-        return None if duration is None else duration / av.time_base
+    with named_errors(file), SeekableVideo(file, VideoLimits(), Deadline(_SECONDS)) as video:
+        return video.header_duration
 
 
 def _range(lengths: Sequence[float]) -> str:

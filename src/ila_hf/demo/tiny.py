@@ -2,10 +2,11 @@
 """A tiny ILA to train from scratch on a laptop, for demo, benchmarks and tests."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import CLIPTokenizer
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, set_seed
 
 from ..configuration_ila import ILAConfig
 from ..modeling_ila import ILAForVideoTextClassification
@@ -41,6 +42,27 @@ def tiny_config(vision_config: dict[str, Any] | None = None, **kwargs: Any) -> I
     }
     fields = {"projection_dim": 64, "num_frames": 8, "alignment_loss_weight": 0.1, **kwargs}
     return ILAConfig(text_config=text, vision_config={**vision, **(vision_config or {})}, **fields)
+
+
+def tiny_clip() -> CLIPModel:
+    """A plain CLIP of the same sizes, with random weights, from which a tiny ILA can start."""
+    ours = tiny_config()
+    sizes = ("hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "projection_dim")
+    names = {
+        "text_config": (*sizes, "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id"),
+        "vision_config": (*sizes, "image_size", "patch_size", "initializer_range"),
+    }
+    towers: dict[str, Any] = {
+        tower: {name: getattr(getattr(ours, tower), name) for name in of} for tower, of in names.items()
+    }
+    return CLIPModel(CLIPConfig(**towers, projection_dim=ours.projection_dim))
+
+
+def save_tiny_clip(folder: str | Path, seed: int = 0) -> None:
+    """Write a tiny CLIP and its tokenizer to a folder; the seed gives its weights."""
+    set_seed(seed)
+    tiny_clip().save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
 
 
 def tiny_processor(config: ILAConfig) -> ILAProcessor:

@@ -5,6 +5,7 @@ The words are in model_card_template.md, the data here; `huggingface_hub` writes
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -119,39 +120,33 @@ def card_from_run(
     return render_card(run.metadata(), TEMPLATE, run.fields())
 
 
-def eval_results(
+def save_eval_results(
+    folder: str | Path,
     evaluated_on: str | None,
     metrics: Mapping[str, float],
     processor: ILAProcessor | ILAVideoProcessor,
     notes: Sequence[str] = (),
-) -> list[EvalResultEntry]:
-    """The top-1 accuracy in % as the Hub shows it, for `EVAL_RESULTS` beside the card.
+) -> None:
+    """Write `EVAL_RESULTS`, the top-1 accuracy in % as the Hub shows it, beside the card.
+
+    Without top-1, and for a data set that is not on the Hub, the results of an earlier run are removed.
 
     Args:
+        folder: Of the card.
         evaluated_on: Hub id of the data set, all of whose split was evaluated.
         metrics, processor: As in [`card_from_run`].
         notes: What else is to be known of the evaluation.
-
-    Returns:
-        One entry; none without top-1, and for a data set that is not on the Hub.
     """
-    dataset, top1 = _hub_id(evaluated_on), metrics.get("top1", float("nan"))
-    if dataset is None or top1 != top1:
-        return []
+    file, dataset, top1 = Path(folder) / EVAL_RESULTS, _hub_id(evaluated_on), metrics.get("top1", math.nan)
+    if dataset is None or math.isnan(top1):
+        file.unlink(missing_ok=True)
+        return
     video_processor: Any = getattr(processor, "video_processor", processor)
     views = f"{video_processor.num_clips} × {video_processor.num_crops} views (clips × crops)"
     text = ", ".join(["top-1 accuracy in %", views, *notes])
-    return [EvalResultEntry(dataset, "default", round(100 * top1, 2), notes=text)]
-
-
-def save_eval_results(folder: str | Path, entries: Sequence[EvalResultEntry]) -> None:
-    """Write `EVAL_RESULTS` below a folder, or remove that of an earlier run if there are no entries."""
-    file = Path(folder) / EVAL_RESULTS
-    if not entries:
-        file.unlink(missing_ok=True)
-        return
+    entries = [EvalResultEntry(dataset, "default", round(100 * top1, 2), notes=text)]
     file.parent.mkdir(exist_ok=True)
-    file.write_text(yaml.safe_dump(eval_result_entries_to_yaml(list(entries)), sort_keys=False, allow_unicode=True))
+    file.write_text(yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True))
 
 
 @dataclass

@@ -6,12 +6,14 @@ import logging
 import math
 import os
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from datasets import Dataset, IterableDataset
 from transformers import AutoProcessor, AutoTokenizer, AutoVideoProcessor
+from transformers.trainer_utils import IntervalStrategy
 
 from ..configuration_ila import PRESET_NAMES, ILAConfig
 from ..data.unreadable_videos import UnreadableVideos
@@ -185,13 +187,42 @@ def describe_dataset(arguments: DataArguments) -> str | None:
 def evaluated_on(arguments: DataArguments) -> str | None:
     """The id of the data set of the Hub whose default configuration, in a whole split of its own, is evaluated."""
     others = ("validation_dir", "validation_file", "train_val_split", "max_eval_samples", "dataset_config_name")
-    if arguments.data_files or any(getattr(arguments, name) is not None for name in others):
-        return None
-    name = arguments.dataset_name
-    return None if name is None or os.path.exists(name) else name
+    is_other = arguments.data_files or any(getattr(arguments, name) is not None for name in others)
+    return None if is_other else arguments.dataset_name
 
 
 MIN_STEPS, MAX_EPOCHS = 600, 100  # benchmarks/small_data.py: fewer steps learn less of 48 clips
+
+
+def fit_to_data(
+    arguments: ILATrainingArguments, splits: VideoSplits, given: Mapping[str, Any], chosen: Mapping[str, Any]
+) -> None:
+    """Change what was not given to what the data allow: evaluations, the number of epochs, how often a line is logged.
+
+    Args:
+        arguments: Of the training, to be changed.
+        splits: Of [`load_splits`].
+        given: Of [`given_arguments`].
+        chosen: Of [`training_defaults`].
+
+    Raises:
+        ValueError: For --patience without validation videos.
+    """
+    if not arguments.do_train:
+        return
+    if splits.validation is None and "do_eval" not in given:
+        if arguments.patience is not None:
+            raise ValueError("--patience needs validation videos.")
+        arguments.do_eval = False
+        if "eval_strategy" in chosen:
+            arguments.eval_strategy, arguments.load_best_model_at_end = IntervalStrategy.NO, False
+    steps: float = math.inf  # of an epoch: a stream does not tell
+    if isinstance(splits.train, Dataset):
+        steps = steps_per_epoch(arguments, len(splits.train))
+        if not given.keys() & {"num_train_epochs", "max_steps"}:
+            choose_epochs(arguments, len(splits.train))
+    if "logging_strategy" in chosen and steps > arguments.logging_steps:
+        arguments.logging_strategy = IntervalStrategy.STEPS  # an epoch would be long without a line
 
 
 def steps_per_epoch(arguments: ILATrainingArguments, num_clips: int) -> int:
@@ -202,12 +233,7 @@ def steps_per_epoch(arguments: ILATrainingArguments, num_clips: int) -> int:
 
 
 def choose_epochs(arguments: ILATrainingArguments, num_clips: int) -> None:
-    """Set as many epochs as give 600 optimizer steps, but from transformers' default, 3, to 100, and say so.
-
-    Args:
-        arguments: Of the training; `num_train_epochs` is set.
-        num_clips: Training videos.
-    """
+    """Set as many epochs as give 600 optimizer steps, but from transformers' default, 3, to 100, and say so."""
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
     steps = steps_per_epoch(arguments, num_clips)
     epochs = min(max(math.ceil(MIN_STEPS / steps), int(arguments.num_train_epochs)), MAX_EPOCHS)

@@ -108,31 +108,18 @@ class ScheduleCallback(TrainerCallback):
         """Go on from a checkpoint, or from nothing."""
         kept = state.stateful_callbacks.get(self.KEPT)
         self.trainer.losses.reset()
-        self.trainer.best_loss = math.inf
         self.stream_epoch = -1
         if kept is not None:
             self._compare(kept["settings"])
             self.trainer.losses.__dict__.update(kept["losses"])
             self.stream_epoch = kept["stream_epoch"]
-            self.trainer.best_loss = math.inf if kept["best_loss"] is None else kept["best_loss"]
-            for callback in self.trainer.callback_handler.callbacks:
-                if isinstance(callback, PatienceCallback):
-                    callback.early_stopping_patience_counter = kept["patience_counter"]
         else:
             self.trainer.begin_training()
 
     def keep(self, state: Any) -> None:
         """Before a checkpoint: put into the state what a resume needs."""
         losses = {**self.trainer.losses.__dict__, "window": dict(self.trainer.losses.window)}
-        callbacks = self.trainer.callback_handler.callbacks
-        waited = [each.early_stopping_patience_counter for each in callbacks if isinstance(each, PatienceCallback)]
-        kept = {
-            "losses": losses,
-            "stream_epoch": self.stream_epoch,
-            "settings": self._settings(),
-            "best_loss": self.trainer.best_loss if math.isfinite(self.trainer.best_loss) else None,  # json has no inf
-            "patience_counter": sum(waited),
-        }
+        kept = {"losses": losses, "stream_epoch": self.stream_epoch, "settings": self._settings()}
         state.stateful_callbacks[self.KEPT] = kept
 
     def _settings(self) -> dict[str, Any]:
@@ -176,15 +163,21 @@ class ScheduleCallback(TrainerCallback):
 
 
 class PatienceCallback(EarlyStoppingCallback):
-    """Ends a training after so many evaluations in a row that were not better; see `_determine_best_metric`."""
+    """Ends a training after so many evaluations in a row that were not better; see [`ILATrainer.breaks_tie`]."""
 
     def __init__(self, trainer: Any, patience: int):
         super().__init__(patience)
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Go on counting from a checkpoint, in which the Trainer saves callbacks, or from nothing."""
+        is_resumed = ScheduleCallback.KEPT in state.stateful_callbacks
+        saved = state.stateful_callbacks[type(self).__name__]["attributes"]
+        self.early_stopping_patience_counter = saved["early_stopping_patience_counter"] if is_resumed else 0
+
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
-        """Count, before the Trainer looks whether the evaluation is the best."""
-        if self.trainer.improves_at_least_the_loss(metrics):
+        """Count, before the Trainer looks whether the evaluation is the best; after the training there is none."""
+        if self.trainer.breaks_tie(metrics):
             self.early_stopping_patience_counter = 0
         elif self.trainer.is_in_train:
             super().on_evaluate(args, state, control, metrics, **kwargs)  # type: ignore[no-untyped-call]
@@ -194,25 +187,19 @@ class CurvesCallback(TrainerCallback):
     """Draws losses and accuracy over the steps, curves.png in the output folder."""
 
     FILE = "curves.png"
-    has_ended = False
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Draw anew, if the run trains: an evaluation alone would overwrite the curves of the training.
 
         After the training the weights may be those of an earlier step, which is no point of the curve.
         """
-        if state.global_step > 0 and not (self.has_ended and args.load_best_model_at_end):
-            self._draw(args, state)
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """What follows are points of the curve."""
-        self.has_ended = False
+        if self.trainer.is_in_train or (state.global_step > 0 and not args.load_best_model_at_end):
+            self.on_train_end(args, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Draw the last losses."""
-        self.has_ended = True
-        self._draw(args, state)
-
-    def _draw(self, args: Any, state: Any) -> None:
+        """Draw the last losses, too."""
         if state.is_world_process_zero:
             draw_curves(Path(args.output_dir) / self.FILE, state.log_history)

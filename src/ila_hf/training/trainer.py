@@ -20,7 +20,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import TrainOutput, has_length, unwrap_peft_model
 
 from ..data.video_clips import ClipSampler, collate_clips
-from ..evaluation.model_card import card_from_run, eval_results, save_eval_results
+from ..evaluation.model_card import card_from_run, save_eval_results
 from ..evaluation.views import Evaluation, predict
 from ..modeling_ila import ILAPreTrainedModel
 from .arguments import ILATrainingArguments
@@ -95,7 +95,7 @@ class ILATrainer(Trainer):
             kwargs["data_collator"] = collate_clips
         super().__init__(model=model, args=args, **kwargs)
         self.schedule = ScheduleCallback(self)
-        for callback in (self.schedule, CurvesCallback()):
+        for callback in (self.schedule, CurvesCallback(self)):
             self.add_callback(callback)
         if args.patience is not None:
             self.add_callback(PatienceCallback(self, args.patience))
@@ -239,23 +239,21 @@ class ILATrainer(Trainer):
         self.evaluation.add(prediction.predictions, prediction.label_ids)
         return self.evaluation.compute() if compute_result else {}
 
-    best_loss = math.inf  # of the evaluation with the best metric
-
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Whether an evaluation is the best so far. Of equal accuracies, frequent on few clips, the lower loss is."""
-        before, loss = self.state.best_metric, metrics.get("eval_loss", math.inf)
-        is_best: bool = super()._determine_best_metric(metrics, trial)
-        if not is_best and self.improves_at_least_the_loss(metrics):
-            self.state.best_global_step, is_best = self.state.global_step, True
-        if is_best or before is None:
-            self.best_loss = loss
-        return is_best
+        breaks_tie = self.breaks_tie(metrics)
+        if breaks_tie:
+            self.state.best_global_step = self.state.global_step
+        return super()._determine_best_metric(metrics, trial) or breaks_tie
 
-    def improves_at_least_the_loss(self, metrics: dict[str, float]) -> bool:
+    def breaks_tie(self, metrics: dict[str, float]) -> bool:
         """Whether the metric that chooses the best equals the best so far, at a lower loss."""
         name = f"eval_{(self.args.metric_for_best_model or 'loss').removeprefix('eval_')}"
-        is_equal = name in metrics and metrics[name] == self.state.best_metric
-        return is_equal and metrics.get("eval_loss", math.inf) < self.best_loss
+        if name not in metrics or metrics[name] != self.state.best_metric:
+            return False
+        evaluated: dict[Any, float] = {e["step"]: e["eval_loss"] for e in self.state.log_history if "eval_loss" in e}
+        best = evaluated.get(self.state.best_global_step, -math.inf)
+        return metrics.get("eval_loss", math.inf) < best
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> Any:
         """As in the Trainer, with averaged weights if there are any; it leaves the random state as it was."""
@@ -426,7 +424,7 @@ class ILATrainer(Trainer):
             dataset, finetuned_from: Names of the data set and of the model that the run began with.
             license: Of the weights.
             recipe: What the arguments do not tell of the training, such as the augmentation.
-            evaluated_on: As in [`eval_results`].
+            evaluated_on: As in [`save_eval_results`].
             kwargs: Not used; they are those of the Trainer.
         """
         if not self.is_world_process_zero():
@@ -436,7 +434,7 @@ class ILATrainer(Trainer):
         reader = getattr(self.eval_dataset, "reader", None)  # it knows the views of the evaluation
         processor = cast("Any", self.processing_class) if reader is None else reader.processor
         notes = ["weights chosen on these videos"] if self.args.load_best_model_at_end else []
-        save_eval_results(self.args.output_dir, eval_results(evaluated_on, metrics, processor, notes))
+        save_eval_results(self.args.output_dir, evaluated_on, metrics, processor, notes)
         card = card_from_run(
             unwrap_peft_model(self.accelerator.unwrap_model(self.model)),
             processor,
