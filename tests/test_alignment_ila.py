@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import conv2d, cross_entropy
 
 from ila_hf import ILAForVideoTextClassification
-from ila_hf.alignment_ila import ILAMask
+from ila_hf.alignment_ila import ILAConv2d, ILAMask
 
 
 def linear(x, module):
@@ -329,4 +329,33 @@ def test_negative_cosine_is_equation_10(tiny_model, clips):
 
 def test_loss_type_comes_from_the_config(tiny_model):
     model = tiny_model(vision={"alignment_loss_type": "negative_cosine"})
-    assert model(torch.randn(1, 4, 3, 32, 32)).alignment_loss < 0
+    assert model(torch.randn(1, 4, 3, 32, 32), output_alignments=True).alignment_loss < 0
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "groups", "size"), [(1, 1, (4, 5)), (1, 2, (1, 1)), (1, 2, (3, 2)), (3, 1, (1, 1)), (3, 2, (1, 1))]
+)
+def test_products_are_the_convolution(kernel_size, groups, size):
+    """Outputs and gradients, where only the centre of the kernel meets the map."""
+    convolution = ILAConv2d(8, 6, kernel_size, padding=kernel_size // 2, groups=groups)
+    maps = torch.randn(3, 8, *size, requires_grad=True)
+    reference = conv2d(maps, convolution.weight, convolution.bias, padding=kernel_size // 2, groups=groups)
+    found = convolution(maps)
+    torch.testing.assert_close(found, reference)
+    weights = torch.randn(found.shape)
+    inputs = (maps, convolution.weight, convolution.bias)
+    gradients = [torch.autograd.grad((output * weights).sum(), inputs) for output in (found, reference)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("vision", [{}, {"first_frame": "self", "interaction_token": True}], ids=["next", "self"])
+@torch.no_grad()
+def test_tokens_without_the_loss_are_those_with_it(tiny_model, vision):
+    """Only then are the masks of both halves of every pair computed."""
+    temporal = tiny_model(vision=vision).vision_model.encoder.layers[0].temporal
+    for num_frames in (1, 2, 5):
+        hidden_states = torch.randn(2, num_frames, 17, 64)
+        found, expected = (temporal(hidden_states, (4, 4), wanted) for wanted in (False, True))
+        torch.testing.assert_close(found.tokens, expected.tokens)
+        assert list(found) == ["tokens"]
+        assert expected.loss is not None

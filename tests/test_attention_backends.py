@@ -110,8 +110,9 @@ def test_every_attention_follows_the_switch(tiny_model, clips, calls, tmp_path, 
     names = {module: name for name, module in model.named_modules()}
     found = {names[call[0]]: call[1:] for call in calls}
     assert len(found) == len(calls)
-    trunk, text = (16, 2, 19, 32), (8, 2, 77, 32)  # 16 frames of 17 tokens and two more; 8 class texts
-    shapes = {f"vision_model.encoder.layers.{i}.self_attn": (trunk, trunk, False) for i in range(3)}
+    # 16 frames of 17 tokens, beside which they see two more; 8 class texts
+    trunk, appended, text = (16, 2, 17, 32), (16, 2, 19, 32), (8, 2, 77, 32)
+    shapes = {f"vision_model.encoder.layers.{i}.self_attn": (trunk, appended, False) for i in range(3)}
     shapes |= {f"text_model.encoder.layers.{i}.self_attn": (text, text, True) for i in range(2)}
     shapes |= {"integration.layers.0.self_attn": ((2, 1, 8, 64), (2, 1, 8, 64), False)}
     shapes |= {f"prompt.layers.{i}.cross_attn": ((2, 1, 8, 64), (2, 1, 16, 64), False) for i in range(2)}
@@ -182,7 +183,7 @@ def test_only_eager_returns_attentions(tiny_model, clips):
     model.set_attn_implementation("eager")
     attentions = model(clips, output_attentions=True).attentions
     assert len(attentions) == 3
-    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(16, 2, 18))
+    torch.testing.assert_close(attentions[0].sum(-1), torch.ones(16, 2, 17))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

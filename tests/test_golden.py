@@ -110,17 +110,21 @@ def case(request):
     return kind, values, golden
 
 
+# In training the golden hidden states, up to 6 in float32, are themselves 2.4e-5 from this model in float64
+ROUNDING = 5e-5
+
+
 def check_close(actual, golden, atol=2e-5, rtol=0.0):
     torch.testing.assert_close(actual.reshape(golden.shape), golden, atol=atol, rtol=rtol)
 
 
-def check_layers(name, values, golden):
+def check_layers(name, values, golden, atol=2e-5):
     """Whether both have the same layers, and these are close."""
     names = {key for key in golden if key.startswith(f"{name}.")}
     assert len(names) == 2
     assert names == {key for key in values if key.startswith(f"{name}.")}
     for key in names:
-        check_close(values[key], golden[key])
+        check_close(values[key], golden[key], atol)
 
 
 def test_points(case):
@@ -140,14 +144,14 @@ def test_pooled_tokens(case):
 
 def test_hidden_states(case):
     _, values, golden = case
-    check_layers("hidden_states", values, golden)
+    check_layers("hidden_states", values, golden, ROUNDING)
 
 
 def test_features(case):
     kind, values, golden = case
     # The golden `video_features` of ssv2 are its logits
     for name in ("img_features",) if kind == "ssv2" else ("img_features", "video_features", "text_features"):
-        check_close(values[name], golden[name])
+        check_close(values[name], golden[name], ROUNDING)
 
 
 def test_logits(case):

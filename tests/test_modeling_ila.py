@@ -19,6 +19,7 @@ from ila_hf import (
 )
 from ila_hf.demo.motion_videos import MOTIONS
 from ila_hf.demo.tiny import tiny_clip, tiny_config, tiny_tokenizer
+from ila_hf.modeling_ila import ILAQuickGELU
 
 
 HEADS = (ILAForVideoTextClassification, ILAForVideoClassification)
@@ -188,8 +189,8 @@ def test_released_architecture_starts_as_clip(clip_model, clip_folder, clips, mo
     model = load_from_clip(ILAVisionModel, clip_folder, "released").train(mode == "train")
     tokens, pooled = clip_frame_features(clip_model, clips)
     outputs = model(clips)
-    assert torch.equal(outputs.last_hidden_state, tokens)
-    assert torch.equal(outputs.pooler_output, pooled)
+    torch.testing.assert_close(outputs.last_hidden_state, tokens, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(outputs.pooler_output, pooled, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("interaction_token", [False, True])
@@ -200,9 +201,10 @@ def test_paper_architecture_without_its_tokens_is_clip(clip_model, clip_folder, 
     length = (config.image_size // config.patch_size) ** 2 + 1
 
     def mask_appended_tokens(module, args, kwargs):
-        total = kwargs["hidden_states"].shape[1]
-        assert total == length + 1 + interaction_token
-        mask = torch.zeros(1, 1, total, total)
+        assert kwargs["hidden_states"].shape[1] == length
+        appended = kwargs["tokens"].shape[1]
+        assert appended == 1 + interaction_token
+        mask = torch.zeros(1, 1, length, length + appended)
         mask[..., length:] = -torch.inf
         return args, {**kwargs, "attention_mask": mask}
 
@@ -220,7 +222,7 @@ def test_layers_that_do_not_align_are_clips(clip_model, clip_folder, clips):
     config.alignment_layers = []
     model = ILAVisionModel.from_pretrained(clip_folder, config=config).eval()
     outputs = model(clips, output_alignments=True)
-    assert torch.equal(outputs.pooler_output, clip_frame_features(clip_model, clips)[1])
+    torch.testing.assert_close(outputs.pooler_output, clip_frame_features(clip_model, clips)[1], atol=1e-6, rtol=1e-6)
     assert outputs.interactive_points == ()
     assert outputs.alignment_loss == 0
 
@@ -249,7 +251,7 @@ def test_shapes_of_all_outputs(tiny_model, clips, variant):
     assert outputs.logits.shape == (2, 8)
     assert [x.shape for x in outputs.hidden_states] == [(2, 8, 17, 64)] * 4
     sizes = [17 + appended, 17, 17 + appended]
-    assert [x.shape for x in outputs.attentions] == [(16, 2, size, size) for size in sizes]
+    assert [x.shape for x in outputs.attentions] == [(16, 2, 17, size) for size in sizes]
     assert [x.shape for x in outputs.interactive_points] == [(2, 7, 2, 2)] * aligned
     assert [x.shape for x in outputs.alignment_masks] == [(2, 7, 2, 4, 4)] * aligned
     assert [x.shape for x in outputs.mutual_information_tokens] == [(2, 7, 2, 64)] * aligned
@@ -265,7 +267,7 @@ def test_alignments_only_on_request(tiny_model, clips):
     assert outputs.interactive_points is None
     assert outputs.hidden_states is None
     assert outputs.loss is None
-    assert outputs.alignment_loss > 0
+    assert outputs.alignment_loss is None
     as_tuple = tiny_model()(clips, labels=torch.tensor([0, 1]), return_dict=False)
     assert as_tuple[1].shape == (2, 8)
     model = tiny_model()
@@ -562,3 +564,27 @@ def test_input_embeddings(tiny_model):
         assert model.text_model.embeddings.token_embedding is new
     linear = tiny_model(ILAForVideoClassification)
     assert linear.get_input_embeddings() is linear.vision_model.embeddings.patch_embedding
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_activation_is_quick_gelu(training):
+    inputs = torch.randn(5, 7, requires_grad=True)
+    expected = inputs * torch.sigmoid(1.702 * inputs)
+    with torch.set_grad_enabled(training):
+        found = ILAQuickGELU()(inputs)
+    torch.testing.assert_close(found, expected)
+    if training:
+        gradients = [torch.autograd.grad(x.square().sum(), inputs)[0] for x in (found, expected)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_the_alignment_loss_is_there_in_training_and_on_request(tiny_model, clips):
+    model = tiny_model(ILAVisionModel)
+    assert model(clips).alignment_loss is None
+    expected = model(clips, output_alignments=True).alignment_loss
+    found = model(clips, output_alignment_loss=True)
+    assert torch.equal(found.alignment_loss, expected)
+    assert found.alignment_losses is None
+    assert model.train()(clips).alignment_loss > 0
+    classifier = tiny_model()
+    assert classifier(clips, labels=torch.tensor([0, 1])).alignment_loss > 0

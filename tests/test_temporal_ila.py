@@ -26,7 +26,7 @@ class AveragePooling(nn.Module):
     def init_weights(self):
         nn.init.constant_(self.scale, 0.5)
 
-    def forward(self, hidden_states, grid):
+    def forward(self, hidden_states, grid, output_alignments):
         tokens = hidden_states[:, :, 1:].mean(2, keepdim=True)
         return ILATemporalOutput(tokens=self.scale * tokens)
 
@@ -89,7 +89,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = CLIPEncoderLayer(config)
 
-    def forward(self, hidden_states, grid):
+    def forward(self, hidden_states, grid, output_alignments):
         columns = hidden_states.transpose(1, 2).flatten(0, 1)  # (B·L, T, D)
         columns = self.layer(columns, None).unflatten(0, (len(hidden_states), -1))
         return ILATemporalOutput(residual=columns.transpose(1, 2))

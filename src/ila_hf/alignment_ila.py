@@ -3,8 +3,11 @@
 
 Nothing here knows CLIP. What a layer makes of the aligned pairs is in temporal_ila.py.
 
-    maps (B, T, D, h, w) ► pairs (M, 2D, h, w) ► ILAInteraction ► ILAPointPrediction ► ILAMask ► pooled features
+    maps (B, T, h, w, D) ► pairs (M, 2D, h, w) ► ILAInteraction ► ILAPointPrediction ► ILAMask ► pooled features
                                        Eq. 5:   (M, C, h, w)         (M, 2, 2)      (M, 2, h, w)    Eq. 3a, 7
+
+Maps stay in the layout of tokens, features last, which is torch's channels-last: joining the frames of a pair is one
+copy in one piece, and nothing else is moved.
 
 Notation: B clips · T frames · N = h·w patches · L = 1 + N tokens (class token first) · D width · M pairs of
 neighbouring frames · C = `alignment_hidden_size` · p interactive point (x, y) in [-1, 1]².
@@ -17,6 +20,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_ila import ILAVisionConfig
+from .fusion_ila import fuse_norm
 
 
 def reset_convolutions(module: nn.Module) -> None:
@@ -24,6 +28,27 @@ def reset_convolutions(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.Conv2d | nn.Conv3d):
             child.reset_parameters()
+
+
+class ILAConv2d(nn.Conv2d):
+    """A convolution that keeps the size of maps (M, I, h, w).
+
+    Where only the centre of its kernel meets the map, because kernel or map are 1×1, it is a matrix product, for which
+    torch takes three quarters of the time, and a third where there are groups.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        if self.kernel_size != (1, 1) and input.shape[2:] != (1, 1):
+            return super().forward(input)
+        patches = input.permute(0, 2, 3, 1)  # (M, I, h, w) -> (M, h, w, I)
+        weight, bias = self.weight[:, :, self.kernel_size[0] // 2, self.kernel_size[1] // 2], self.bias
+        if self.groups == 1:
+            return nn.functional.linear(patches, weight, bias).permute(0, 3, 1, 2)
+        inputs = patches.flatten(0, 2).unflatten(1, (self.groups, -1)).transpose(0, 1)  # (G, M·N, I/G)
+        weight = weight.unflatten(0, (self.groups, -1))  # (O, I/G) -> (G, O/G, I/G)
+        output = (inputs @ weight.transpose(1, 2)).transpose(0, 1).flatten(1)  # (G, M·N, O/G) -> (M·N, O)
+        output = output if bias is None else output + bias
+        return output.unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)
 
 
 class ILAInteraction(nn.Sequential):
@@ -47,8 +72,13 @@ class ILAInteraction(nn.Sequential):
 
     @staticmethod
     def _block(inputs: int, outputs: int, kernel_size: int, groups: int = 1) -> list[nn.Module]:
-        convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups)
-        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        convolution = ILAConv2d(inputs, outputs, kernel_size, padding=kernel_size // 2, groups=groups)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+    def fuse(self) -> None:
+        """See `fuse` of the models."""
+        for i in range(0, len(self), 3):
+            self[i], self[i + 1] = fuse_norm(self[i], self[i + 1]), nn.Identity()
 
 
 class ILAPointPrediction(nn.Module):
@@ -61,12 +91,12 @@ class ILAPointPrediction(nn.Module):
     def __init__(self, config: ILAVisionConfig):
         super().__init__()
         channels = config.alignment_hidden_size
-        self.conv1 = nn.Conv2d(channels, channels // 2, 3, padding=1)
+        self.conv1 = ILAConv2d(channels, channels // 2, 3, padding=1)
         self.norm1 = nn.BatchNorm2d(channels // 2)
-        self.conv2 = nn.Conv2d(channels // 2, channels // 2, 3, padding=1)
+        self.conv2 = ILAConv2d(channels // 2, channels // 2, 3, padding=1)
         self.norm2 = nn.BatchNorm2d(channels // 2)
-        self.fc1 = nn.Conv2d(channels // 2, channels // 4, 1, groups=2)
-        self.fc2 = nn.Conv2d(channels // 4, 4, 1, groups=2)
+        self.fc1 = ILAConv2d(channels // 2, channels // 4, 1, groups=2)
+        self.fc2 = ILAConv2d(channels // 4, 4, 1, groups=2)
         self.pool = nn.MaxPool2d(2)
         self.point_range = config.point_range
         # The paper leaves the order open. Its FLOPs for Kinetics-400 are met with the pooling before each convolution
@@ -76,6 +106,12 @@ class ILAPointPrediction(nn.Module):
         """Initial weights of the last layer."""
         for parameter in self.fc2.parameters():
             init.zeros_(parameter)
+
+    def fuse(self) -> None:
+        """See `fuse` of the models."""
+        for convolution, norm in (("conv1", "norm1"), ("conv2", "norm2")):
+            setattr(self, convolution, fuse_norm(getattr(self, convolution), getattr(self, norm)))
+            setattr(self, norm, nn.Identity())
 
     def forward(self, interaction: torch.Tensor) -> torch.Tensor:
         hidden = interaction
@@ -110,17 +146,18 @@ class ILAMask(nn.Module):
         self.jitter_scale.fill_(0.5 ** max(0, epoch + 1 - self.jitter_decay_epoch))
 
     def profile(self, distance: torch.Tensor) -> torch.Tensor:
-        return (self.peak - self.slope * (distance - self.radius).clamp(min=0)).clamp(min=0)
+        # η - β·max(0, |e| - δ) is the lower of η and η + βδ - β|e|
+        return (self.peak + self.slope * self.radius - self.slope * distance).clamp(0.0, self.peak)
 
     def forward(self, points: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        points = points.float()
-        shifts = points.new_tensor([-1.0, 0.0, 1.0]) if self.training else points.new_zeros(1)
-        shifts = self.jitter * self.jitter_scale.float() * shifts
+        centres = points.float()[..., None]  # (..., 2, S), of S shifts
+        if self.training:
+            shifts = centres.new_tensor([-1.0, 0.0, 1.0])
+            centres = centres + self.jitter * self.jitter_scale.float() * shifts
         # Distances to every row and column for every shift: (..., S, w) and (..., S, h)
         columns = torch.linspace(-1, 1, width, device=points.device)
         rows = torch.linspace(-1, 1, height, device=points.device)
-        x = columns - (points[..., 0, None] + shifts)[..., None]
-        y = rows - (points[..., 1, None] + shifts)[..., None]
+        x, y = columns - centres[..., 0, :, None], rows - centres[..., 1, :, None]
         if self.separable:
             # The mean over the 3×3 grid of products is the product of the means over the 3 shifts of each axis.
             x, y = self.profile(x.abs()).mean(-2), self.profile(y.abs()).mean(-2)
@@ -131,9 +168,17 @@ class ILAMask(nn.Module):
         return self.profile(distance).mean((-4, -3))
 
 
+def pool_patches(patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torch.Tensor:
+    """Sum or mean over the patches of the aligned features (Eq. 7, 3a): (B, S, N, D), (B, S, h, w) -> (B, S, D)."""
+    masks = masks.flatten(2)  # (B, S, N)
+    # Divided first: in float16 a sum over many patches could overflow
+    masks = (masks / masks.shape[2] if mean else masks).to(patches.dtype)
+    return (masks[:, :, None] @ patches).squeeze(2)
+
+
 @dataclass
 class ILAPairs:
-    """The M aligned pairs of neighbouring frames of B clips.
+    """The M pairs of neighbouring frames of B clips, and the points that align them.
 
     M is T - 1, or T where the first frame is also paired with itself: that pair comes first, and neither the loss nor
     the diagnostics count it.
@@ -141,12 +186,10 @@ class ILAPairs:
     Args:
         interaction (B, M, C, h, w): Output of [`ILAInteraction`].
         points (B, M, 2, 2): Previous and current frame, (x, y).
-        masks (B, M, 2, h, w): float32.
     """
 
     interaction: torch.Tensor
     points: torch.Tensor
-    masks: torch.Tensor
     paired_with_itself: bool
 
     @staticmethod
@@ -156,13 +199,19 @@ class ILAPairs:
             return sequence[:, :-1], sequence[:, 1:]
         return torch.cat([sequence[:, :1], sequence[:, :-1]], dim=1), sequence
 
-    def pool(self, patches: torch.Tensor, mean: bool) -> torch.Tensor:
-        """Sum or mean over the patches of the aligned features (Eq. 7, 3a): (B, T, N, D) -> (B, M, 2, D)."""
-        masks = self.masks.flatten(3)  # (B, M, 2, N)
-        # Divided first: in float16 a sum over many patches could overflow
-        masks = (masks / masks.shape[3] if mean else masks).to(patches.dtype)
+    def pool(self, patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torch.Tensor:
+        """Both aligned features of every pair: (B, T, N, D), (B, M, 2, h, w) -> (B, M, 2, D)."""
         frames = self.frames(patches, self.paired_with_itself)
-        return torch.cat([masks[:, :, i : i + 1] @ frames[i] for i in range(2)], dim=2)
+        return torch.stack([pool_patches(frames[i], masks[:, :, i], mean) for i in range(2)], dim=2)
+
+    def own(self, per_pair: torch.Tensor) -> torch.Tensor:
+        """What each frame is in the pair with its predecessor: (B, M, 2, ...) -> (B, T, ...).
+
+        The first frame, if it is not paired with itself, is the previous frame of the first pair.
+        """
+        if self.paired_with_itself:
+            return per_pair[:, :, 1]
+        return torch.cat([per_pair[:, :1, 0], per_pair[:, :, 1]], dim=1)
 
     def neighbours(self, per_pair: torch.Tensor) -> torch.Tensor:
         """Leave out the pair of the first frame with itself: (B, M, ...) -> (B, T-1, ...)."""
@@ -185,10 +234,8 @@ class ILAAlignment(nn.Module):
         init.ones_(self.mask.jitter_scale)
 
     def forward(self, maps: torch.Tensor, pair_with_itself: bool = False) -> ILAPairs:
-        batch, _, _, height, width = maps.shape  # (B, T, D, h, w)
-        pairs = torch.cat(ILAPairs.frames(maps, pair_with_itself), dim=2)  # previous frame first: (B, M, 2D, h, w)
-        interaction = self.interaction(pairs.flatten(0, 1))  # (B, M, 2D, h, w) -> (B·M, C, h, w)
+        batch = maps.shape[0]  # (B, T, h, w, D)
+        pairs = torch.cat(ILAPairs.frames(maps, pair_with_itself), dim=4)  # previous frame first: (B, M, h, w, 2D)
+        interaction = self.interaction(pairs.flatten(0, 1).permute(0, 3, 1, 2))  # (B·M, 2D, h, w) -> (B·M, C, h, w)
         points = self.prediction(interaction)
-        masks = self.mask(points, height, width)
-        interaction, points, masks = (x.unflatten(0, (batch, -1)) for x in (interaction, points, masks))
-        return ILAPairs(interaction, points, masks, pair_with_itself)
+        return ILAPairs(interaction.unflatten(0, (batch, -1)), points.unflatten(0, (batch, -1)), pair_with_itself)

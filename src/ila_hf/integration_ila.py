@@ -53,6 +53,37 @@ class ILAMultiframeIntegration(nn.Module):
         return (frame_features + hidden_states).mean(dim=1)
 
 
+def attend(
+    module: Any,
+    queries: torch.Tensor,
+    context: torch.Tensor,
+    attention_mask: torch.Tensor | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention of some tokens to others, through the attention interface of transformers.
+
+    Args:
+        module: Has CLIP's `config`, `head_dim`, `scale` and projections.
+        queries (B, S, E): Tokens that attend.
+        context (B, R, E): Tokens that are attended to.
+        attention_mask, dropout, kwargs: For the interface.
+
+    Returns:
+        The output (B, S, E), and the weights (B, heads, S, R) where the implementation has them.
+    """
+    attention: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
+        module.config._attn_implementation, eager_attention_forward
+    )
+    projected = module.q_proj(queries), module.k_proj(context), module.v_proj(context)
+    # (B, S, E) -> (B, heads, S, head_dim)
+    query, key, value = (x.unflatten(2, (-1, module.head_dim)).transpose(1, 2) for x in projected)
+    output, weights = attention(
+        module, query, key, value, attention_mask, scaling=module.scale, dropout=dropout, **kwargs
+    )
+    return module.out_proj(output.flatten(2)), weights  # (B, S, heads, head_dim) -> (B, S, E)
+
+
 class ILACrossAttention(nn.Module):
     """Attention of the texts (B, K, E) to the patches (B, N, E), through CLIP's attention interface."""
 
@@ -68,17 +99,8 @@ class ILACrossAttention(nn.Module):
         self.v_proj = nn.Linear(width, width, bias=False)
         self.out_proj = nn.Linear(width, width)
 
-    def _heads(self, projected: torch.Tensor) -> torch.Tensor:
-        heads: torch.Tensor = projected.unflatten(2, (-1, self.head_dim))
-        return heads.transpose(1, 2)  # (B, S, E) -> (B, heads, S, head_dim)
-
     def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        attention: Callable[..., Any] = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self.config._attn_implementation, eager_attention_forward
-        )
-        query, key, value = self._heads(self.q_proj(text)), self._heads(self.k_proj(patches)), self.v_proj(patches)
-        output, _ = attention(self, query, key, self._heads(value), None, scaling=self.scale, dropout=0.0)
-        return self.out_proj(output.flatten(2))  # (B, K, heads, head_dim) -> (B, K, E)
+        return attend(self, text, patches)[0]
 
 
 class ILAPromptLayer(nn.Module):

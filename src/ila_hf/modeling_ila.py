@@ -14,7 +14,7 @@ Notation, used in every shape:
 
 One layer (IST block) of the *paper* architecture:
 
-    z (B, T, L, D) ──┬──────────────────────────────────────────► [z, ẑ] ► CLIP's layer ► drop the last token ► z
+    z (B, T, L, D) ──┬──────────────────────────────────────────► CLIP's layer, which attends to [z, ẑ] ► z
                      └► pairs (t-1, t) ► points ► masks ► pooled: ẑ (B, T, 1, D) ▲
 
 paper:     one mutual-information token ẑ per frame joins the self-attention (`ILAMutualInformation`, Eq. 3 and 4).
@@ -47,7 +47,8 @@ from .alignment_ila import ILAMask
 from .checks_ila import check_clips, check_labels, check_pairing, check_texts
 from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
 from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
-from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt
+from .fusion_ila import ILAFusionMixin
+from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt, attend
 from .new_weights_ila import ILANewWeightsMixin
 from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
@@ -55,7 +56,32 @@ from .temporal_ila import make_temporal_module
 
 
 class ILAAttention(CLIPAttention):
-    """CLIP's attention under a name of its own: a temporal module may have others, whose weights are not returned."""
+    """CLIP's attention; appended tokens are keys and values only (Eq. 3b), since what they would become is dropped.
+
+    It has a name of its own because a temporal module may contain CLIP's, whose weights are not returned.
+    """
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(B·T, L, D) and (B·T, A, D) -> (B·T, L, D), and weights (B·T, heads, L, L + A) on request."""
+        if tokens is None:
+            return super().forward(hidden_states, attention_mask, **kwargs)
+        context = torch.cat([hidden_states, tokens], dim=1)
+        dropout = self.dropout if self.training else 0.0
+        return attend(self, hidden_states, context, attention_mask, dropout, **kwargs)
+
+
+class ILAQuickGELU(nn.Module):
+    """CLIP's activation, x·σ(1.702·x), as torch's SiLU of 1.702·x: fewer passes over the widest tensor of a layer."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        scaled = 1.702 * input
+        return nn.functional.silu(scaled, inplace=not torch.is_grad_enabled()).mul_(1 / 1.702)
 
 
 class ILAEncoderLayer(CLIPEncoderLayer):
@@ -68,7 +94,18 @@ class ILAEncoderLayer(CLIPEncoderLayer):
     def __init__(self, config: ILAVisionConfig, layer_index: int):
         super().__init__(config)
         self.self_attn.__class__ = ILAAttention
+        if config.hidden_act == "quick_gelu":
+            self.mlp.activation_fn = ILAQuickGELU()
         self.temporal = make_temporal_module(config, layer_index)
+
+    @torch.no_grad()
+    def fuse(self) -> None:
+        """See `fuse` of the models: SiLU of inputs that are larger, times outputs that are smaller."""
+        if isinstance(self.mlp.activation_fn, ILAQuickGELU):
+            self.mlp.activation_fn = nn.SiLU(inplace=True)
+            self.mlp.fc1.weight.mul_(1.702)
+            self.mlp.fc1.bias.mul_(1.702)
+            self.mlp.fc2.weight.div_(1.702)
 
     def forward(
         self,
@@ -79,10 +116,9 @@ class ILAEncoderLayer(CLIPEncoderLayer):
     ) -> torch.Tensor:
         """(B, T, L, D), what is added to it, and the appended tokens (B, T, A, D) -> (B, T, L, D)."""
         inputs = hidden_states if residual is None else hidden_states + residual
-        inputs = inputs if tokens is None else torch.cat([inputs, tokens], dim=2)
-        output = super().forward(inputs.flatten(0, 1), None, **kwargs)  # (B, T, L + A, D) -> (B·T, L + A, D)
-        # The MLP works token by token, so dropping the tokens after it, not before it as in Eq. 4, changes nothing.
-        return output.unflatten(0, inputs.shape[:2])[:, :, : hidden_states.shape[2]]
+        if tokens is not None:
+            kwargs["tokens"] = self.layer_norm1(tokens.flatten(0, 1))
+        return super().forward(inputs.flatten(0, 1), None, **kwargs).unflatten(0, inputs.shape[:2])
 
 
 class ILAEncoder(nn.Module):
@@ -95,7 +131,7 @@ class ILAEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], **kwargs: Any
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], output_alignments: bool = True, **kwargs: Any
     ) -> tuple[torch.Tensor, list[ILATemporalOutput]]:
         """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens."""
         outputs = []
@@ -103,7 +139,7 @@ class ILAEncoder(nn.Module):
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
                 continue
-            temporal = layer.temporal(hidden_states, grid)
+            temporal = layer.temporal(hidden_states, grid, output_alignments)
             hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
             # What the layer has used is not kept until the end of the trunk
             kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
@@ -111,7 +147,7 @@ class ILAEncoder(nn.Module):
         return hidden_states, outputs
 
 
-class ILAPreTrainedModel(ILARemoteCodeMixin, ILANewWeightsMixin, CLIPPreTrainedModel):
+class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin, CLIPPreTrainedModel):
     """Initial weights, freezing, and the state of the mask jitter."""
 
     config: ILAConfig
@@ -270,6 +306,7 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         pixel_values: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
+        output_alignment_loss: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAVisionModelOutput:
         """Run the trunk on clips of any number of frames.
@@ -277,7 +314,9 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         Args:
             pixel_values (B, T, 3, H, W): Normalised clips, as [`ILAVideoProcessor`] makes them.
             interpolate_pos_encoding: Interpolate CLIP's positions to frames of another size than the config's.
-            output_alignments: Also return points, masks, tokens and losses of every layer.
+            output_alignments: Also return the loss, and points, masks, tokens and losses of every layer.
+            output_alignment_loss: Also return the alignment loss, as in training. It needs masks and pooled features
+                that the layers do not.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Raises:
@@ -286,14 +325,15 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         grid = check_clips(pixel_values, self.config)
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
-        hidden_states, temporal = self.encoder(hidden_states, grid, **kwargs)
-        losses = tuple(each.loss for each in temporal if each.loss is not None)
-        no_loss = hidden_states.new_zeros((), dtype=torch.float)
+        with_loss = self.training or output_alignments or output_alignment_loss
+        hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, **kwargs)
         output = ILAVisionModelOutput(
-            last_hidden_state=hidden_states,
-            pooler_output=self.post_layernorm(hidden_states[:, :, 0]),
-            alignment_loss=sum((loss.to(hidden_states.device) for loss in losses), no_loss),  # Eq. 10
+            last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0])
         )
+        losses = tuple(each.loss for each in temporal if each.loss is not None)
+        if with_loss:
+            no_loss = hidden_states.new_zeros((), dtype=torch.float)
+            output.alignment_loss = sum((loss.to(hidden_states.device) for loss in losses), no_loss)  # Eq. 10
         if output_alignments:
             output.alignment_losses = losses
             for name in ("interactive_points", "alignment_masks", "mutual_information_tokens"):
@@ -389,6 +429,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
+            output_alignment_loss=return_loss,
             **{**kwargs, "return_dict": True},
         )
         text_outputs = self.get_text_features(
@@ -499,6 +540,7 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
+            output_alignment_loss=labels is not None,
             **{**kwargs, "return_dict": True},
         )
         if input_ids is None:
@@ -557,6 +599,7 @@ class ILAForVideoClassification(ILAPreTrainedModel):
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
+            output_alignment_loss=labels is not None,
             return_dict=True,
             **kwargs,
         )

@@ -15,7 +15,7 @@ class ILATemporalOutput(ModelOutput):
 
     Args:
         residual (B, T, L, D): Added to the layer's input.
-        tokens (B, T, A, D): Join the layer's self-attention and are dropped after it.
+        tokens (B, T, A, D): Keys and values of the layer's self-attention, beside its own tokens.
         loss (scalar, float32): Alignment loss of this layer (Eq. 9, 10), not weighted.
         interactive_points (B, T-1, 2, 2): Of the previous and the current frame, as (x, y).
         alignment_masks (B, T-1, 2, h, w): Of the previous and the current frame, float32.
@@ -39,8 +39,9 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
         pooler_output (B, T, D): Class tokens after the last LayerNorm; (B, E), the integrated video features, from
             [`ILAModel.get_video_features`].
         hidden_states (tuple of (B, T, L, D), optional): Embeddings and the output of every layer.
-        attentions (tuple of (B·T, heads, L + A, L + A), optional): A appended tokens come last.
-        alignment_loss (scalar): Sum of the layers' alignment losses, not weighted (Eq. 10).
+        attentions (tuple of (B·T, heads, L, L + A), optional): A appended tokens come last, and have no queries.
+        alignment_loss (scalar, optional): Sum of the layers' alignment losses, not weighted (Eq. 10): in training, and
+            on request.
         alignment_losses (tuple of scalars, optional): Of every layer that has one, in order; so for the following.
         interactive_points (tuple of (B, T-1, 2, 2), optional): Previous and current frame, (x, y) in [-1, 1].
         alignment_masks (tuple of (B, T-1, 2, h, w), optional): Eq. 6, in training averaged over nine points.
@@ -63,7 +64,7 @@ class ILAOutput(ModelOutput):
         logits_per_video (B, K), logits_per_text (K, B): Scaled cosine similarities, float32.
         video_embeds (B, E): Normalised video features, float32.
         text_embeds (B, K, E): Normalised text features with the video-specific prompt of each clip, float32.
-        alignment_loss (scalar): See [`ILAVisionModelOutput`].
+        alignment_loss (scalar, optional): See [`ILAVisionModelOutput`].
         text_model_output, vision_model_output: Outputs of the two towers.
     """
 
@@ -88,7 +89,8 @@ class ILAClassifierOutput(ModelOutput):
         loss (scalar, optional): `classification_loss` + `config.alignment_loss_weight` · `alignment_loss`.
         logits (B, K): float32.
         classification_loss (scalar, optional): With `labels`.
-        alignment_loss (scalar): Before weighting; see [`ILAVisionModelOutput`] for this and all below.
+        alignment_loss (scalar, optional): Before weighting; see [`ILAVisionModelOutput`] for this and all below. In
+            evaluation with `labels` or `output_alignments`.
     """
 
     loss: torch.Tensor | None = None

@@ -3,16 +3,21 @@
 
 A temporal module is an `nn.Module` that takes an [`ILAVisionConfig`] and has
 
-    forward(hidden_states, grid) -> ILATemporalOutput
+    forward(hidden_states, grid, output_alignments) -> ILATemporalOutput
 
-for the tokens of all frames, (B, T, L, D) with the class token first, and the patch grid (h, w). The output holds what
-the layer adds to its input or appends to its tokens, and whatever else the module has: a loss, diagnostics. All of it
-is optional. If the module has weights that must not start as transformers starts linear layers and norms, it sets
-them in
+for the tokens of all frames, (B, T, L, D) with the class token first, the patch grid (h, w), and whether anybody wants
+more than the layer does. The output holds what the layer adds to its input, or the tokens that its attention also
+sees, and on request whatever else the module has: a loss, diagnostics. All of it is optional. If the module has
+weights that must not start as transformers starts linear layers and norms, it sets them in
 
     init_weights()
 
-with the functions of `torch.nn.init`, which leave loaded weights alone. A module of your own needs no change here:
+with the functions of `torch.nn.init`, which leave loaded weights alone; what is constant in inference it may fold into
+its weights in
+
+    fuse()
+
+A module of your own needs no change here:
 
 ```python
 ILA_TEMPORAL_MODULES["mine"] = MyModule
@@ -30,9 +35,10 @@ import torch
 from torch import nn
 from transformers import initialization as init
 
-from .alignment_ila import ILAAlignment, ILAPairs, reset_convolutions
+from .alignment_ila import ILAAlignment, ILAPairs, pool_patches, reset_convolutions
 from .checks_ila import check_grid, check_pairs
 from .configuration_ila import ILAVisionConfig
+from .fusion_ila import fuse_linear
 from .outputs_ila import ILATemporalOutput
 
 
@@ -53,14 +59,14 @@ class ILAAligningModule(nn.Module):
     def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
         """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
         check_grid(grid, self.patch_size)
-        maps = hidden_states[:, :, 1:].transpose(2, 3).unflatten(3, grid)  # (B, T, N, D) -> (B, T, D, h, w)
+        maps = hidden_states[:, :, 1:].unflatten(2, grid)  # (B, T, N, D) -> (B, T, h, w, D)
         batch, num_frames = maps.shape[:2]
         pair_with_itself = self.pair_with_itself or num_frames == 1  # a clip of one frame has no neighbours
         if self.training and self.alignment.prediction.pool_first:
             check_pairs(batch * (num_frames if pair_with_itself else num_frames - 1), grid)
         return self.alignment(maps, pair_with_itself)
 
-    def alignment_outputs(self, pairs: ILAPairs, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
+    def alignment_outputs(self, pairs: ILAPairs, masks: torch.Tensor, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
         """Loss and diagnostics of the T - 1 pairs.
 
         Eq. 9's indices could also mean the tokens of neighbouring frames, each from its own pair; the released code
@@ -75,7 +81,7 @@ class ILAAligningModule(nn.Module):
         return {
             "loss": loss,
             "interactive_points": pairs.neighbours(pairs.points),
-            "alignment_masks": pairs.neighbours(pairs.masks),
+            "alignment_masks": pairs.neighbours(masks),
             "mutual_information_tokens": pooled,
         }
 
@@ -95,19 +101,41 @@ class ILAMutualInformation(ILAAligningModule):
         use_token = config.interaction_token
         self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
 
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], output_alignments: bool = True
+    ) -> ILATemporalOutput:
         pairs = self.align(hidden_states, grid)
-        pooled = pairs.pool(hidden_states[:, :, 1:], mean=True)  # (B, M, 2, D)
-        tokens = pooled[:, :, 1]
-        if not pairs.paired_with_itself:
-            tokens = torch.cat([pooled[:, :1, 0], tokens], dim=1)  # (B, T, D)
-        tokens = tokens[:, :, None]
+        patches, outputs = hidden_states[:, :, 1:], {}
+        if output_alignments:
+            masks = self.alignment.mask(pairs.points, *grid)
+            pooled = pairs.pool(patches, masks, mean=True)  # (B, M, 2, D)
+            tokens = pairs.own(pooled)
+            outputs = self.alignment_outputs(pairs, masks, pooled)
+        else:
+            masks = self.alignment.mask(pairs.own(pairs.points), *grid)  # (B, T, h, w)
+            tokens = pool_patches(patches, masks, mean=True)
+        tokens = tokens[:, :, None]  # (B, T, 1, D)
         if self.interaction_fc is not None:
             interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
             if not pairs.paired_with_itself:
                 interaction = torch.cat([interaction[:, :1], interaction], dim=1)
             tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)  # (B, T, 2, D)
-        return ILATemporalOutput(tokens=tokens, **self.alignment_outputs(pairs, pooled))
+        return ILATemporalOutput(tokens=tokens, **outputs)
+
+
+class ILATemporalConv(nn.Conv3d):
+    """A convolution over the frames of every patch, (B, T, N, C) -> (B, T, N, C).
+
+    Its weights are those of a convolution in three dimensions, for which torch has no fast code on the CPU; it runs in
+    two, time and patches.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        maps = input.permute(0, 3, 1, 2)  # (B, T, N, C) -> (B, C, T, N)
+        return nn.functional.conv2d(maps, self.weight[..., 0], self.bias, padding=(1, 0)).permute(0, 2, 3, 1)
 
 
 class ILAAlignedResidual(ILAAligningModule):
@@ -122,10 +150,11 @@ class ILAAlignedResidual(ILAAligningModule):
         width, channels = config.hidden_size, config.alignment_hidden_size // 2
         self.input_fc = nn.Linear(width, width)
         self.input_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.temporal_conv = nn.Conv3d(channels, channels, (3, 1, 1), padding=(1, 0, 0))
+        self.temporal_conv = ILATemporalConv(channels)
         self.interaction_fc = nn.Linear(channels, width)
         self.aligned_out = nn.Linear(width, width)
         self.interaction_out = nn.Linear(width, width)
+        self.interaction_fused: nn.Linear | None = None
 
     def init_weights(self) -> None:
         """Convolutions as those of the alignment; the two projections at the end start at zero."""
@@ -134,6 +163,17 @@ class ILAAlignedResidual(ILAAligningModule):
         for linear in (self.aligned_out, self.interaction_out):
             init.zeros_(linear.weight)
             init.zeros_(linear.bias)
+
+    def fuse(self) -> None:
+        """See `fuse` of the models. The temporal convolution stays: in one map with it, FLOPs would be doubled."""
+        self.interaction_fused = fuse_linear(self.interaction_fc, self.interaction_out)
+        del self.interaction_fc
+
+    def project_interaction(self, interaction: torch.Tensor) -> torch.Tensor:
+        """What the interaction adds to the patches: (B, T, N, C/2) -> (B, T, N, D)."""
+        if self.interaction_fused is not None:
+            return self.interaction_fused(interaction)
+        return self.interaction_out(self.interaction_fc(interaction))
 
     @staticmethod
     def per_frame(pairs: ILAPairs, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
@@ -145,22 +185,26 @@ class ILAAlignedResidual(ILAAligningModule):
         as_current = torch.cat([previous[:, :1], current], dim=1)
         return (as_previous + as_current) / 2
 
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILATemporalOutput:
+    def forward(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], output_alignments: bool = True
+    ) -> ILATemporalOutput:
         inputs = self.input_norm(self.input_fc(hidden_states))
-        class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]
+        class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]  # (B, T, 1, D), (B, T, N, D)
         pairs = self.align(inputs, grid)
 
         # Both aligned maps of a frame are masks of the same map, so the masks are averaged, not the maps.
-        masks = self.per_frame(pairs, pairs.masks[:, :, 0], pairs.masks[:, :, 1]).flatten(2)  # (B, T, N)
-        aligned = torch.cat([class_tokens, patches * masks[..., None].to(patches.dtype)], dim=2)  # (B, T, L, D)
+        masks = self.alignment.mask(pairs.points, *grid)  # (B, M, 2, h, w)
+        per_frame = self.per_frame(pairs, masks[:, :, 0], masks[:, :, 1]).flatten(2)  # (B, T, N)
+        aligned = torch.cat([class_tokens, patches * per_frame[..., None].to(patches.dtype)], dim=2)
 
         interaction = self.per_frame(pairs, *pairs.interaction.chunk(2, dim=2))  # (B, T, C/2, h, w)
-        interaction = self.temporal_conv(interaction.transpose(1, 2))  # (B, C/2, T, h, w)
-        interaction = self.interaction_fc(interaction.flatten(3).permute(0, 2, 3, 1))  # (B, T, N, D)
-        interaction = torch.cat([class_tokens, interaction], dim=2)
-
-        residual = self.aligned_out(aligned) + self.interaction_out(interaction)
-        return ILATemporalOutput(residual=residual, **self.alignment_outputs(pairs, pairs.pool(patches, mean=False)))
+        interaction = self.temporal_conv(interaction.flatten(3).transpose(2, 3))  # (B, T, N, C/2)
+        interaction = torch.cat([self.interaction_out(class_tokens), self.project_interaction(interaction)], dim=2)
+        residual = self.aligned_out(aligned) + interaction  # (B, T, L, D)
+        outputs = {}
+        if output_alignments:
+            outputs = self.alignment_outputs(pairs, masks, pairs.pool(patches, masks, mean=False))
+        return ILATemporalOutput(residual=residual, **outputs)
 
 
 def _ila(config: ILAVisionConfig) -> nn.Module:

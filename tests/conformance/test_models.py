@@ -148,8 +148,9 @@ class TrunkTests(ModelTests):
     appended_tokens = 1
 
     def test_attention_outputs(self):
-        # The appended tokens take part in the attention; they are no hidden states
-        with mock.patch.object(self.model_tester, "seq_length", self.model_tester.seq_length + self.appended_tokens):
+        # The appended tokens are keys and values only
+        keys = self.model_tester.seq_length + self.appended_tokens
+        with mock.patch.object(self.model_tester, "key_length", keys, create=True):
             super().test_attention_outputs()
 
 
@@ -263,7 +264,8 @@ class ILAModelTest(TextInputTests, ModelTests, unittest.TestCase):
         for outputs, tester, length in self._towers(output_attentions=True):
             assert len(outputs.attentions) == tester.num_hidden_layers
             for attention in outputs.attentions:
-                assert attention.shape[-3:] == (tester.num_attention_heads, length, length)
+                # The appended tokens are keys and values only
+                assert attention.shape[-3:] == (tester.num_attention_heads, tester.seq_length, length)
 
     def test_hidden_states_output(self):
         for outputs, tester, _ in self._towers(output_hidden_states=True):

@@ -22,20 +22,20 @@ ROOT = Path(__file__).parents[2]
 CARDS = ROOT / "model_cards"
 # preset: (base model, top-1, top-5, published FLOPs, counted FLOPs, T, S)
 FIGURES = {
-    "ila-base-patch32": ("openai/clip-vit-base-patch32", "81.3", "95.0", "40", "37.9", 8, 224),
-    "ila-base-patch32-16-frames": ("openai/clip-vit-base-patch32", "82.4", "95.8", "75", "76.0", 16, 224),
-    "ila-base-patch16": ("openai/clip-vit-base-patch16", "84.0", "96.6", "149", "149.3", 8, 224),
-    "ila-base-patch16-16-frames": ("openai/clip-vit-base-patch16", "85.7", "97.2", "295", "299.7", 16, 224),
-    "ila-large-patch14": ("openai/clip-vit-large-patch14", "88.0", "98.1", "673", "677.7", 8, 224),
+    "ila-base-patch32": ("openai/clip-vit-base-patch32", "81.3", "95.0", "40", "37.3", 8, 224),
+    "ila-base-patch32-16-frames": ("openai/clip-vit-base-patch32", "82.4", "95.8", "75", "74.9", 16, 224),
+    "ila-base-patch16": ("openai/clip-vit-base-patch16", "84.0", "96.6", "149", "148.7", 8, 224),
+    "ila-base-patch16-16-frames": ("openai/clip-vit-base-patch16", "85.7", "97.2", "295", "298.5", 16, 224),
+    "ila-large-patch14": ("openai/clip-vit-large-patch14", "88.0", "98.1", "673", "675.6", 8, 224),
     "ila-large-patch14-336-16-frames": (
-        *("openai/clip-vit-large-patch14-336", "88.7", "97.8", "3130", "3191.2"),
+        *("openai/clip-vit-large-patch14-336", "88.7", "97.8", "3130", "3186.6"),
         *(16, 336),
     ),
-    "ila-base-patch16-ssv2": ("openai/clip-vit-base-patch16", "65.0", "89.2", "214", "214.7", 8, 224),
-    "ila-base-patch16-16-frames-ssv2": ("openai/clip-vit-base-patch16", "66.8", "90.3", "438", "439.9", 16, 224),
-    "ila-large-patch14-ssv2": ("openai/clip-vit-large-patch14", "67.8", "90.5", "907", "893.4", 8, 224),
+    "ila-base-patch16-ssv2": ("openai/clip-vit-base-patch16", "65.0", "89.2", "214", "214.1", 8, 224),
+    "ila-base-patch16-16-frames-ssv2": ("openai/clip-vit-base-patch16", "66.8", "90.3", "438", "438.7", 16, 224),
+    "ila-large-patch14-ssv2": ("openai/clip-vit-large-patch14", "67.8", "90.5", "907", "891.2", 8, 224),
     "ila-large-patch14-336-16-frames-ssv2": (
-        *("openai/clip-vit-large-patch14-336", "70.2", "91.8", "3723", "4231.1"),
+        *("openai/clip-vit-large-patch14-336", "70.2", "91.8", "3723", "4226.4"),
         *(16, 336),
     ),
 }

@@ -54,7 +54,7 @@ class ILAClassifierGraph(nn.Module):
 
 
 def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) -> ILAVisionGraph | ILAClassifierGraph:
-    """What is exported of a model: a module of one tensor with a copy of the weights in float32 on the CPU.
+    """What is exported of a model: a module of one tensor with a fused copy of the weights in float32 on the CPU.
 
     It also serves `torch.compile`, which would otherwise put the text tower into the graph and run it for every batch.
 
@@ -63,7 +63,8 @@ def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) ->
         image_size: S. Default: that of the configuration; CLIP's positions are interpolated to another.
 
     Raises:
-        ValueError: For another model, for one without class texts, and for one that is quantised or offloaded.
+        ValueError: For another model, for one without class texts, and for one that is quantised, offloaded or has an
+            adapter.
     """
     if not isinstance(model, ILAVisionModel | ILAForVideoTextClassification | ILAForVideoClassification):
         raise ValueError(f"Only vision and classification models can be exported, got {type(model).__name__}.")
@@ -78,6 +79,7 @@ def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) ->
     copied: Any = copy.deepcopy(model)
     copied.cpu().float().eval().requires_grad_(False)
     copied.set_attn_implementation("sdpa")
+    copied.fuse()
     config: Any = getattr(model.config, "vision_config", model.config)
     interpolate = image_size not in (None, config.image_size)
     if isinstance(copied, ILAVisionModel):

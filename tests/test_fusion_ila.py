@@ -1,0 +1,119 @@
+"""`model.fuse()`: the same results from fewer operations, also compiled and exported; what it refuses."""
+
+import copy
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import TorchAoConfig
+
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAModel, ILAVisionModel
+from ila_hf.conversion.export_ila import export_onnx, onnx_runner
+from ila_hf.fusion_ila import fuse_linear, fuse_norm
+from ila_hf.inference import inference_graph
+
+
+VARIANTS = {
+    "paper": {},
+    "causal-token": {"first_frame": "self", "interaction_token": True},
+    "dense": {"alignment_conv": "dense"},
+    "released": {"architecture": "released"},
+    "gelu": {"hidden_act": "gelu"},
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model_class", [ILAForVideoTextClassification, ILAForVideoClassification])
+@torch.no_grad()
+def test_results_stay(tiny_model, clips, model_class, variant):
+    model = tiny_model(model_class, vision=VARIANTS[variant])
+    labels = torch.tensor([0, 1])
+    expected = model(clips, labels=labels, output_alignments=True, output_hidden_states=True)
+    assert model.fuse() is model
+    found = model(clips, labels=labels, output_alignments=True, output_hidden_states=True)
+    assert list(found) == list(expected)
+    torch.testing.assert_close(found.to_tuple(), expected.to_tuple(), atol=1e-5, rtol=1e-5)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert model.fuse() is model
+    torch.testing.assert_close(model(clips).logits, found.logits)
+
+
+@torch.no_grad()
+def test_half_precision_is_rounded_once(tiny_model, clips):
+    model = tiny_model(ILAVisionModel, vision={"architecture": "released"}).bfloat16()
+    expected = copy.deepcopy(model).float()(clips).last_hidden_state
+    errors = [(each(clips.bfloat16()).last_hidden_state - expected).norm() for each in (model, model.fuse())]
+    assert model.dtype == torch.bfloat16
+    assert errors[1] < 1.2 * errors[0]
+
+
+@torch.no_grad()
+def test_a_folded_convolution_is_convolution_and_norm():
+    """Written out, with the statistics and weights of the norm far from 0 and 1."""
+    convolution, norm = nn.Conv2d(4, 6, 3, padding=1).eval(), nn.BatchNorm2d(6).eval()
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        tensor.normal_()
+    norm.running_var.uniform_(0.1, 3)
+    maps = torch.randn(2, 4, 5, 5)
+    expected = convolution(maps)
+    for i in range(6):
+        scale = norm.weight[i] / (norm.running_var[i] + norm.eps) ** 0.5
+        expected[:, i] = (expected[:, i] - norm.running_mean[i]) * scale + norm.bias[i]
+    torch.testing.assert_close(fuse_norm(convolution, norm)(maps), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_two_linear_layers_are_one():
+    first, second, inputs = nn.Linear(5, 7), nn.Linear(7, 3), torch.randn(4, 5)
+    torch.testing.assert_close(fuse_linear(first, second)(inputs), second(first(inputs)))
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+@torch.no_grad()
+def test_fused_models_compile_and_export(tiny_model, clips, tmp_path, variant):
+    model = tiny_model(vision={**VARIANTS[variant], "num_hidden_layers": 2})
+    expected = model(clips).logits
+    model.fuse()
+    compiled = torch.compile(inference_graph(model), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(clips)["logits"], expected, atol=1e-4, rtol=1e-4)
+    export_onnx(model, tmp_path / "model.onnx")
+    torch.testing.assert_close(onnx_runner(tmp_path / "model.onnx")(clips)["logits"], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_fused_model_neither_trains_nor_saves(tiny_model, tmp_path):
+    model = tiny_model(training=True).fuse()
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="A fused model cannot be trained: load the model that it was made of"):
+        model.train()
+    with pytest.raises(ValueError, match="A fused model cannot be saved: save the model that it was made of"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert model.eval() is model
+
+
+def test_towers_and_models_without_a_trunk_of_their_own(tiny_model):
+    model = tiny_model(ILAModel).fuse()
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_are_merged_first(tiny_model):
+    base = tiny_model()
+    adapted = get_peft_model(base, LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(ValueError, match=r"with an adapter \(Linear\) cannot be fused: merge the adapter first"):
+        base.fuse()
+    adapted.merge_and_unload().fuse()
+
+
+def test_offloaded_and_quantised_models(tiny_model, tmp_path):
+    with pytest.raises(ValueError, match=r"is offloaded: load the model without `device_map` to fuse it"):
+        cpu_offload(tiny_model(), execution_device="cpu").fuse()
+    torchao = pytest.importorskip("torchao.quantization", reason="it needs a newer torch than the lowest supported")
+    tiny_model().save_pretrained(tmp_path)
+    scheme = TorchAoConfig(torchao.Int8WeightOnlyConfig(set_inductor_config=False))
+    model = ILAForVideoTextClassification.from_pretrained(tmp_path, quantization_config=scheme)
+    with pytest.raises(ValueError, match="A quantised model cannot be fused"):
+        model.fuse()
