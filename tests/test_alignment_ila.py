@@ -335,15 +335,16 @@ def test_loss_type_comes_from_the_config(tiny_model):
 @pytest.mark.parametrize(
     ("kernel_size", "groups", "size"), [(1, 1, (4, 5)), (1, 2, (1, 1)), (1, 2, (3, 2)), (3, 1, (1, 1)), (3, 2, (1, 1))]
 )
-def test_products_are_the_convolution(kernel_size, groups, size):
+@pytest.mark.parametrize("bias", [True, False])
+def test_products_are_the_convolution(kernel_size, groups, size, bias):
     """Outputs and gradients, where only the centre of the kernel meets the map."""
-    convolution = ILAConv2d(8, 6, kernel_size, padding=kernel_size // 2, groups=groups)
+    convolution = ILAConv2d(8, 6, kernel_size, padding=kernel_size // 2, groups=groups, bias=bias)
     maps = torch.randn(3, 8, *size, requires_grad=True)
     reference = conv2d(maps, convolution.weight, convolution.bias, padding=kernel_size // 2, groups=groups)
     found = convolution(maps)
     torch.testing.assert_close(found, reference)
     weights = torch.randn(found.shape)
-    inputs = (maps, convolution.weight, convolution.bias)
+    inputs = (maps, *convolution.parameters())
     gradients = [torch.autograd.grad((output * weights).sum(), inputs) for output in (found, reference)]
     torch.testing.assert_close(*gradients)
 

@@ -40,12 +40,14 @@ def test_results_stay(tiny_model, clips, model_class, variant):
     torch.testing.assert_close(model(clips).logits, found.logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_half_precision_is_rounded_once(tiny_model, clips):
-    model = tiny_model(ILAVisionModel, vision={"architecture": "released"}).bfloat16()
+def test_half_precision_stays_as_exact_as_it_is(tiny_model, clips, dtype):
+    model = tiny_model(ILAVisionModel, vision={"architecture": "released"}).to(dtype)
     expected = copy.deepcopy(model).float()(clips).last_hidden_state
-    errors = [(each(clips.bfloat16()).last_hidden_state - expected).norm() for each in (model, model.fuse())]
-    assert model.dtype == torch.bfloat16
+    errors = [(model(clips.to(dtype)).last_hidden_state - expected).norm()]
+    errors += [(model.fuse()(clips.to(dtype)).last_hidden_state - expected).norm()]
+    assert model.dtype == dtype
     assert errors[1] < 1.2 * errors[0]
 
 
@@ -92,6 +94,19 @@ def test_a_fused_model_neither_trains_nor_saves(tiny_model, tmp_path):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
     assert model.eval() is model
+
+
+@torch.no_grad()
+def test_a_fused_tower(tiny_model, clips, tmp_path):
+    """What holds for a fused model holds for one of which a part is."""
+    model = tiny_model()
+    expected = model(clips).logits
+    model.vision_model.fuse()
+    with pytest.raises(ValueError, match="A fused model cannot be saved"):
+        model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="A fused model cannot be trained"):
+        model.train()
+    torch.testing.assert_close(model.fuse()(clips).logits, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_towers_and_models_without_a_trunk_of_their_own(tiny_model):

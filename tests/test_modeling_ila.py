@@ -587,4 +587,6 @@ def test_the_alignment_loss_is_there_in_training_and_on_request(tiny_model, clip
     assert found.alignment_losses is None
     assert model.train()(clips).alignment_loss > 0
     classifier = tiny_model()
-    assert classifier(clips, labels=torch.tensor([0, 1])).alignment_loss > 0
+    expected = classifier(clips, labels=torch.tensor([0, 1])).alignment_loss
+    assert expected > 0
+    assert torch.equal(classifier(clips, output_alignment_loss=True).alignment_loss, expected)

@@ -1,6 +1,7 @@
 """The pipelines against the processor, the model and a loop."""
 
 import functools
+import gc
 import http.server
 import logging
 import math
@@ -157,6 +158,56 @@ def test_a_stream_is_not_read_ahead(classify, video_file):
     stream = iter(classify(files(), batch_size=2))
     next(stream)
     assert len(taken) < 6
+
+
+@pytest.mark.parametrize("window", [{}, {"window_seconds": 0.3}], ids=["files", "windows"])
+def test_the_next_video_is_read_while_the_model_is_busy(classify, video_file, monkeypatch, window):
+    """The model computes the first batch until the second one has been begun."""
+    read, was_read = [], threading.Event()
+    preprocess, forward = type(classify).preprocess, type(classify.model).forward
+
+    def count(self, video, **kwargs):
+        read.append(threading.current_thread())
+        if len(read) == 2:
+            was_read.set()
+        return preprocess(self, video, **kwargs)
+
+    def wait(self, pixel_values, **kwargs):
+        assert was_read.wait(60)
+        return forward(self, pixel_values, **kwargs)
+
+    monkeypatch.setattr(type(classify), "preprocess", count)
+    monkeypatch.setattr(type(classify.model), "forward", wait)
+    expected = {} if window else {"top_k": 5}
+    answers = classify([str(video_file)] * 3, **window, **expected)
+    assert len(answers) == 3
+    assert threading.main_thread() not in read
+
+
+def test_an_error_ahead_comes_in_its_turn(classify, scores_of, video_file, tmp_path):
+    files = [str(video_file), str(tmp_path / "none.mp4"), str(video_file)]
+    answers = iter(classify(Files(files)))
+    check(next(answers), scores_of(video_file), 5)
+    with pytest.raises(FileNotFoundError, match=r"none\.mp4"):
+        next(answers)
+    check(next(answers), scores_of(video_file), 5)
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(answers)
+
+
+def test_reading_ahead_ends_with_the_answers(classify, video_file):
+    """Also where nobody wants them all."""
+    before = set(threading.enumerate())
+    answers = iter(classify(Files([str(video_file)] * 9)))
+    next(answers)
+    readers = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("ThreadPool")]
+    assert readers
+    del answers
+    gc.collect()
+    for thread in readers:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_everything_that_holds_videos(classify, scores_of, video_file, numbered_video):

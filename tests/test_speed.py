@@ -1,9 +1,18 @@
-"""benchmarks/speed.py on models so small that it takes seconds."""
+"""benchmarks/speed.py and read_ahead.py on models that are small enough, and the page that shows their results."""
 
 import json
+from pathlib import Path
 
 import pytest
+import torch
 from test_examples import load_script
+
+from ila_hf import ILAForVideoClassification
+from ila_hf.analysis.benchmark import Measurement, markdown_table
+from ila_hf.demo.tiny import tiny_config
+
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -14,29 +23,71 @@ def speed(monkeypatch):
     return script
 
 
-def test_every_case_is_timed_and_in_the_table(speed, tmp_path, monkeypatch, capsys):
-    file = tmp_path / "speed.json"
-    monkeypatch.setattr("sys.argv", ["speed.py", "--rounds", "3", "--output_file", str(file), "--threads", "1"])
-    speed.main()
-    found = json.loads(file.read_text())
-    assert found["rounds"] == 3
-    assert list(found["cases"]) == list(speed.CASES)
-    for results in found["cases"].values():
-        assert list(results) == list(speed.MODELS)
-        assert results["CLIP"]["ratio"] == 1
-        assert all(0 < row["low"] <= row["ratio"] <= row["high"] for row in results.values())
+def run(script, monkeypatch, folder, *arguments):
+    arguments = ["speed.py", "--output_file", str(folder / "speed.json"), "--picture_dir", str(folder), *arguments]
+    monkeypatch.setattr("sys.argv", arguments)
+    script.main()
+    return json.loads((folder / "speed.json").read_text())
+
+
+def test_all_models_are_timed_and_in_the_table(speed, tmp_path, monkeypatch, capsys):
+    cases = ["b32-1", "training", "8-frames", "16-frames", "49-patches", "100-patches", "types"]
+    found = run(speed, monkeypatch, tmp_path, "--rounds", "3", "--cases", *cases)
+    assert {name: [each["name"] for each in rows] for name, rows in found["cases"].items()} == {
+        name: list(speed.CASES[name][0]) for name in cases
+    }
     printed = capsys.readouterr().out
-    assert printed.count("\n") == 2 + len(speed.MODELS)
-    assert printed.splitlines()[0] == f"| | {' | '.join(speed.CASES)} |"
+    assert printed.splitlines()[0] == "| | b32-1 | training |"
+    assert "| CLIP, int8 |" in printed
+    assert all((tmp_path / name).stat().st_size for name in ("speed.svg", "speed_over_length.svg"))
+    again = run(speed, monkeypatch, tmp_path, "--report")
+    assert again == found
+    assert capsys.readouterr().out == printed
 
 
-def test_some_models_and_only_the_report(speed, tmp_path, monkeypatch, capsys):
-    file = tmp_path / "speed.json"
-    arguments = ["speed.py", "--rounds", "3", "--cases", "training-b32-2", "--models", "paper"]
-    monkeypatch.setattr("sys.argv", [*arguments, "--output_file", str(file), "--threads", "1"])
-    speed.main()
-    first = capsys.readouterr().out
-    monkeypatch.setattr("sys.argv", ["speed.py", "--report", "--output_file", str(file)])
-    speed.main()
-    assert capsys.readouterr().out == first
-    assert [line.count("to") for line in first.splitlines()[3:]] == [1, 1, 0]
+def test_a_case_that_is_run_again_is_replaced(speed, tmp_path, monkeypatch):
+    first = run(speed, monkeypatch, tmp_path, "--rounds", "3", "--cases", "8-frames", "16-frames")
+    second = run(speed, monkeypatch, tmp_path, "--rounds", "3", "--cases", "16-frames", "checkpointing", "profile")
+    assert second["cases"]["8-frames"] == first["cases"]["8-frames"]
+    assert second["cases"]["16-frames"] != first["cases"]["16-frames"]
+    assert [each["name"] for each in second["checkpointing"]["measurements"]] == ["plain", "checkpointing"]
+    for operators in second["profile"].values():
+        assert operators["the whole trunk"] > operators["all of the alignment"] > operators["mkldnn_convolution"] > 0
+
+
+def test_onnxruntime_runs_what_was_exported(speed):
+    models, patch, size, batch, num_frames, _ = speed.CASES["onnxruntime"]
+    clips = torch.zeros(batch, num_frames, 3, size, size)
+    for name, inputs in (("CLIP", clips.flatten(0, 1)), ("ILA", clips)):
+        outputs = models[f"{name}, onnxruntime"](num_frames, patch_size=patch, image_size=size)(inputs)
+        assert [output.shape[-1] for output in outputs.values()] == [32, 32]
+
+
+def test_reading_ahead_is_timed(tmp_path, monkeypatch, capsys):
+    script = load_script("benchmarks/read_ahead.py")
+    vision = {"image_size": 224, "patch_size": 32, "num_hidden_layers": 1}
+    monkeypatch.setattr(script, "make_model", lambda layers: ILAForVideoClassification(tiny_config(vision)).eval())
+    file = tmp_path / "read_ahead.json"
+    monkeypatch.setattr("sys.argv", ["read_ahead.py", "--count", "3", "--rounds", "2", "--output_file", str(file)])
+    threads = torch.get_num_threads()
+    try:
+        script.main()
+    finally:
+        torch.set_num_threads(threads)
+    found = json.loads(file.read_text())
+    assert [each["name"] for each in found["measurements"]] == [
+        "one after the other",
+        "pipeline",
+        "pipeline, one worker",
+    ]
+    assert "| pipeline |" in capsys.readouterr().out
+
+
+def test_pages_show_what_the_scripts_wrote():
+    page = (ROOT / "docs/speed.md").read_text()
+    found = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
+    script = load_script("benchmarks/speed.py")
+    for table in script.tables(found).split("\n\n"):
+        assert table in page
+    ahead = json.loads((ROOT / "benchmarks/results/read_ahead.json").read_text())
+    assert markdown_table(Measurement(**row) for row in ahead["measurements"]) in page

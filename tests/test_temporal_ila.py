@@ -12,7 +12,7 @@ from ila_hf.conversion.export_ila import export_onnx, largest_difference, onnx_r
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.evaluation.model_card import card_from_run
 from ila_hf.outputs_ila import ILATemporalOutput
-from ila_hf.temporal_ila import ILA_TEMPORAL_MODULES
+from ila_hf.temporal_ila import ILA_TEMPORAL_MODULES, ILATemporalConv
 from ila_hf.training.optimization import parameter_groups
 
 
@@ -26,7 +26,7 @@ class AveragePooling(nn.Module):
     def init_weights(self):
         nn.init.constant_(self.scale, 0.5)
 
-    def forward(self, hidden_states, grid, output_alignments):
+    def forward(self, hidden_states, grid, with_loss):
         tokens = hidden_states[:, :, 1:].mean(2, keepdim=True)
         return ILATemporalOutput(tokens=self.scale * tokens)
 
@@ -89,7 +89,7 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = CLIPEncoderLayer(config)
 
-    def forward(self, hidden_states, grid, output_alignments):
+    def forward(self, hidden_states, grid, with_loss):
         columns = hidden_states.transpose(1, 2).flatten(0, 1)  # (B·L, T, D)
         columns = self.layer(columns, None).unflatten(0, (len(hidden_states), -1))
         return ILATemporalOutput(residual=columns.transpose(1, 2))
@@ -162,3 +162,9 @@ def test_unknown_modules_are_named_with_those_that_exist():
     config = tiny_config({"temporal_module": "attention"})
     with pytest.raises(ValueError, match=r"must be one of 'average_pooling', 'ila', got 'attention'"):
         ILAVisionModel(config.vision_config)
+
+
+def test_the_temporal_convolution_is_torchs():
+    convolution = ILATemporalConv(4, 6, (3, 1, 1), padding=(1, 0, 0))
+    maps = torch.randn(2, 4, 5, 3, 2)
+    torch.testing.assert_close(convolution(maps), nn.Conv3d.forward(convolution, maps))

@@ -15,6 +15,7 @@ from . import __version__
 # sub-command -> (module, help); a module is imported only when it is asked for. It has `add_arguments` and `run`; the
 # script for training has a `main`, whose defaults of arguments are below
 COMMANDS = {
+    "benchmark": ("analysis.benchmark", "time a model beside CLIP on this machine"),
     "check": ("data.unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("conversion.convert_ila_checkpoint", "convert a released checkpoint"),
     "evaluate": ("examples.run_video_classification", "evaluate a model on labelled videos"),

@@ -1,8 +1,8 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Folding into the weights what is constant in inference: `model.fuse()`.
 
-Folded are BatchNorm into the convolution before it, the 1.702 of CLIP's activation into the two layers of the MLP, and
-in the released architecture the two linear layers after the temporal convolution into one.
+Folded are, in the trunk, BatchNorm into the convolution before it, the 1.702 of CLIP's activation into the two layers
+of the MLP, and in the released architecture the two linear layers after the temporal convolution into one.
 """
 
 from typing import Any
@@ -36,13 +36,12 @@ class ILAFusionMixin:
 
     modules: Any
     named_parameters: Any
-    _is_fused = False
 
     def fuse(self) -> Any:
         """Fold BatchNorm and other constants of inference into the weights, in place, and switch to evaluation.
 
-        Results differ by rounding. A fused model runs, compiles and exports as before, but neither trains nor saves:
-        load it again for that.
+        Results differ by rounding, of weights, too, where these have half precision. A fused model runs, compiles and
+        exports as before, but neither trains nor saves: load it again for that.
 
         Returns:
             The model itself.
@@ -50,8 +49,6 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a model that is quantised or offloaded, or has an adapter.
         """
-        if self._is_fused:
-            return self
         if getattr(self, "hf_quantizer", None) is not None:
             raise ValueError("A quantised model cannot be fused: fuse it before it is quantised.")
         offloaded = [name for name, parameter in self.named_parameters() if parameter.is_meta]
@@ -63,13 +60,16 @@ class ILAFusionMixin:
             raise ValueError(f"A model with an adapter ({adapters[0]}) cannot be fused: merge the adapter first.")
         self.train(False)
         for module in list(self.modules()):
-            if isinstance(module, ILAFusionMixin):  # this model and its towers
-                module._is_fused = True
-            elif hasattr(module, "fuse"):
+            if hasattr(module, "fuse") and not isinstance(module, ILAFusionMixin) and not hasattr(module, "is_fused"):
                 module.fuse()
+                module.is_fused = True
         for _, parameter in self.named_parameters():
             parameter.requires_grad_(False)
         return self
+
+    def _is_fused(self) -> bool:
+        """Also where only a tower is."""
+        return any(hasattr(module, "is_fused") for module in self.modules())
 
     def train(self, mode: bool = True) -> Any:
         """As in every model; a fused one stays in evaluation.
@@ -77,7 +77,7 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model, if it is to train.
         """
-        if mode and self._is_fused:
+        if mode and self._is_fused():
             raise ValueError("A fused model cannot be trained: load the model that it was made of.")
         parent: Any = super()
         return parent.train(mode)
@@ -88,7 +88,7 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model.
         """
-        if self._is_fused:
+        if self._is_fused():
             raise ValueError(
                 "A fused model cannot be saved: save the model that it was made of, and fuse it once loaded."
             )

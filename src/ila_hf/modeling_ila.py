@@ -77,10 +77,12 @@ class ILAAttention(CLIPAttention):
 
 
 class ILAQuickGELU(nn.Module):
-    """CLIP's activation, x·σ(1.702·x), as torch's SiLU of 1.702·x: fewer passes over the widest tensor of a layer."""
+    """CLIP's activation, x·σ(1.702·x), as torch's SiLU of 1.702·x: fewer copies of the widest tensor of a layer."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         scaled = 1.702 * input
+        if input.dtype == torch.float16:  # where it may overflow, the sigmoid alone stays right
+            return input * scaled.sigmoid()
         return nn.functional.silu(scaled, inplace=not torch.is_grad_enabled()).mul_(1 / 1.702)
 
 
@@ -101,7 +103,7 @@ class ILAEncoderLayer(CLIPEncoderLayer):
     @torch.no_grad()
     def fuse(self) -> None:
         """See `fuse` of the models: SiLU of inputs that are larger, times outputs that are smaller."""
-        if isinstance(self.mlp.activation_fn, ILAQuickGELU):
+        if isinstance(self.mlp.activation_fn, ILAQuickGELU) and self.mlp.fc1.weight.dtype != torch.float16:
             self.mlp.activation_fn = nn.SiLU(inplace=True)
             self.mlp.fc1.weight.mul_(1.702)
             self.mlp.fc1.bias.mul_(1.702)
@@ -131,7 +133,7 @@ class ILAEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], output_alignments: bool = True, **kwargs: Any
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], with_loss: bool = True, **kwargs: Any
     ) -> tuple[torch.Tensor, list[ILATemporalOutput]]:
         """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens."""
         outputs = []
@@ -139,7 +141,7 @@ class ILAEncoder(nn.Module):
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
                 continue
-            temporal = layer.temporal(hidden_states, grid, output_alignments)
+            temporal = layer.temporal(hidden_states, grid, with_loss)
             hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
             # What the layer has used is not kept until the end of the trunk
             kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
@@ -415,6 +417,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         return_loss: bool = False,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
+        output_alignment_loss: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAOutput:
         """Compare clips with texts.
@@ -423,13 +426,14 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
             input_ids (K, S), attention_mask (K, S): Tokenised texts.
             pixel_values (B, T, 3, H, W): Normalised clips.
             return_loss: Also return the contrastive loss, text i being that of clip i (so K = B).
-            interpolate_pos_encoding, output_alignments, kwargs: See [`ILAVisionModel.forward`].
+            interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
+                [`ILAVisionModel.forward`].
         """
         vision_outputs = self.get_video_features(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
-            output_alignment_loss=return_loss,
+            output_alignment_loss=output_alignment_loss or return_loss,
             **{**kwargs, "return_dict": True},
         )
         text_outputs = self.get_text_features(
@@ -526,6 +530,7 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
+        output_alignment_loss: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAClassifierOutput:
         """Classify clips.
@@ -534,13 +539,14 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
             pixel_values (B, T, 3, H, W): Normalised clips.
             input_ids (K, S), attention_mask (K, S): Class texts for this call, instead of the stored ones.
             labels: Class ids (B,) or soft targets (B, K).
-            interpolate_pos_encoding, output_alignments, kwargs: See [`ILAVisionModel.forward`].
+            interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
+                [`ILAVisionModel.forward`].
         """
         vision_outputs = self.get_video_features(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
-            output_alignment_loss=labels is not None,
+            output_alignment_loss=output_alignment_loss or labels is not None,
             **{**kwargs, "return_dict": True},
         )
         if input_ids is None:
@@ -586,6 +592,7 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         labels: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
+        output_alignment_loss: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAClassifierOutput:
         """Classify clips.
@@ -593,13 +600,14 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         Args:
             pixel_values (B, T, 3, H, W): Normalised clips.
             labels: Class ids (B,) or soft targets (B, K).
-            interpolate_pos_encoding, output_alignments, kwargs: See [`ILAVisionModel.forward`].
+            interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
+                [`ILAVisionModel.forward`].
         """
         vision_outputs = self.vision_model(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
-            output_alignment_loss=labels is not None,
+            output_alignment_loss=output_alignment_loss or labels is not None,
             return_dict=True,
             **kwargs,
         )

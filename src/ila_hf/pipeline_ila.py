@@ -10,6 +10,7 @@ import itertools
 import operator
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
 from typing import Any, cast
 
@@ -114,11 +115,13 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         As in Pipeline, which refuses batches without a tokenizer or an image processor.
         """
         forward_params, postprocess_params = self._for_all_videos(forward_params, postprocess_params)
+        # The next item of a stream may be long in coming, or depend on the answer to this one
+        read_ahead = not isinstance(inputs, _Stream)
         params = dict(preprocess_params)
         window, stride = params.pop("window_seconds", None), params.pop("stride_seconds", None)
         if window is not None:
             windows = self._cut(inputs, params, window, stride)
-            return self._pack(windows, batch_size, params, forward_params, postprocess_params)
+            return self._pack(windows, batch_size, params, forward_params, postprocess_params, read_ahead)
         if stride is not None:
             raise ValueError(f"`stride_seconds` of {stride} needs `window_seconds`.")
         dataset: Any
@@ -127,16 +130,28 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         else:
             dataset = PipelineIterator(inputs, self.preprocess, params)
             num_workers = 0 if isinstance(inputs, _Stream) else min(num_workers, 1)  # generators cannot be sent there
-        return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params)
+        return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params, read_ahead)
 
     def _for_all_videos(self, forward_params: _Params, postprocess_params: _Params) -> tuple[_Params, _Params]:
         """What is computed once for all videos of a call."""
         return forward_params, postprocess_params
 
     def _run(
-        self, dataset: Any, num_workers: int, batch_size: int, forward_params: _Params, postprocess_params: _Params
+        self,
+        dataset: Any,
+        num_workers: int,
+        batch_size: int,
+        forward_params: _Params,
+        postprocess_params: _Params,
+        read_ahead: bool,
     ) -> Iterator[Any]:
-        loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate)
+        pin_memory = self.device.type == "cuda"
+        loader: Any = DataLoader(
+            dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin_memory
+        )
+        has_more = isinstance(dataset, IterableDataset) or len(loader) > 1
+        if read_ahead and has_more and num_workers == 0:
+            loader = _ReadAhead(loader)
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return iter(PipelineIterator(outputs, self.postprocess, postprocess_params))
 
@@ -160,17 +175,18 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         params: _Params,
         forward_params: _Params,
         postprocess_params: _Params,
+        read_ahead: bool,
     ) -> Iterator[list[dict[str, Any]]]:
         """The answers for the windows of each video, in a list per video."""
-        places: deque[tuple[int, tuple[float, float]]] = deque()  # of the windows of the present batch
+        places: deque[tuple[int, tuple[float, float]]] = deque()  # of the windows that are read and not yet answered
 
         def clips() -> Iterator[dict[str, Any]]:
             for number, window in windows:
                 places.append((number, (window.start, window.end)))
                 yield self.preprocess(window, **params)
 
-        # Windows are read one after the other from one open file: no worker could help
-        answers = self._run(_Stream(clips()), 0, batch_size, forward_params, postprocess_params)
+        # Windows are read one after the other from one open file: a thread reads ahead, and no worker could help
+        answers = self._run(_Stream(clips()), 0, batch_size, forward_params, postprocess_params, read_ahead)
         numbered = ((*places.popleft(), labels) for labels in answers)
         for _, group in itertools.groupby(numbered, key=lambda answer: answer[0]):
             yield [{"timestamp": timestamp, "labels": labels} for _, timestamp, labels in group]
@@ -388,6 +404,45 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
             {"score": score, "label": candidate_labels[i]}
             for score, i in zip(scores.tolist(), order.tolist(), strict=True)
         ]
+
+
+class _ReadAhead:
+    """The batches of a loader, each read by a thread while the model is busy with the one before."""
+
+    def __init__(self, loader: Any):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        return _BatchesAhead(iter(self.loader))
+
+
+class _BatchesAhead:
+    """One pass of [`_ReadAhead`]. An error comes in its turn, and what can be read after it follows."""
+
+    def __init__(self, batches: Iterator[Any]):
+        self.batches = batches
+        self.thread = ThreadPoolExecutor(1)
+        self.waiting: Future[Any] | None = None
+        self.is_over = False
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.is_over:
+            raise StopIteration
+        # Not before the first batch is asked for: transformers makes passes that it never begins
+        read = self.waiting or self.thread.submit(next, self.batches, None)
+        self.waiting = self.thread.submit(next, self.batches, None)
+        batch = read.result()
+        if batch is None:
+            self.is_over = True
+            self.thread.shutdown()
+            raise StopIteration
+        return batch
 
 
 class _Stream(IterableDataset):  # type: ignore[type-arg]

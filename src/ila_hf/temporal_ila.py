@@ -3,7 +3,7 @@
 
 A temporal module is an `nn.Module` that takes an [`ILAVisionConfig`] and has
 
-    forward(hidden_states, grid, output_alignments) -> ILATemporalOutput
+    forward(hidden_states, grid, with_loss) -> ILATemporalOutput
 
 for the tokens of all frames, (B, T, L, D) with the class token first, the patch grid (h, w), and whether anybody wants
 more than the layer does. The output holds what the layer adds to its input, or the tokens that its attention also
@@ -101,12 +101,10 @@ class ILAMutualInformation(ILAAligningModule):
         use_token = config.interaction_token
         self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], output_alignments: bool = True
-    ) -> ILATemporalOutput:
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], with_loss: bool = True) -> ILATemporalOutput:
         pairs = self.align(hidden_states, grid)
         patches, outputs = hidden_states[:, :, 1:], {}
-        if output_alignments:
+        if with_loss:
             masks = self.alignment.mask(pairs.points, *grid)
             pooled = pairs.pool(patches, masks, mean=True)  # (B, M, 2, D)
             tokens = pairs.own(pooled)
@@ -124,18 +122,15 @@ class ILAMutualInformation(ILAAligningModule):
 
 
 class ILATemporalConv(nn.Conv3d):
-    """A convolution over the frames of every patch, (B, T, N, C) -> (B, T, N, C).
+    """A convolution over the frames of every patch, (B, C, T, h, w) -> (B, C, T, h, w).
 
-    Its weights are those of a convolution in three dimensions, for which torch has no fast code on the CPU; it runs in
-    two, time and patches.
+    For one in three dimensions torch has no fast code on the CPU; it runs in two, time and patches.
     """
 
-    def __init__(self, channels: int):
-        super().__init__(channels, channels, (3, 1, 1), padding=(1, 0, 0))
-
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        maps = input.permute(0, 3, 1, 2)  # (B, T, N, C) -> (B, C, T, N)
-        return nn.functional.conv2d(maps, self.weight[..., 0], self.bias, padding=(1, 0)).permute(0, 2, 3, 1)
+        maps = input.flatten(3)  # (B, C, T, h, w) -> (B, C, T, N)
+        output = nn.functional.conv2d(maps, self.weight[..., 0], self.bias, padding=(self.kernel_size[0] // 2, 0))
+        return output.unflatten(3, input.shape[3:])
 
 
 class ILAAlignedResidual(ILAAligningModule):
@@ -150,7 +145,7 @@ class ILAAlignedResidual(ILAAligningModule):
         width, channels = config.hidden_size, config.alignment_hidden_size // 2
         self.input_fc = nn.Linear(width, width)
         self.input_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.temporal_conv = ILATemporalConv(channels)
+        self.temporal_conv = ILATemporalConv(channels, channels, (3, 1, 1), padding=(1, 0, 0))
         self.interaction_fc = nn.Linear(channels, width)
         self.aligned_out = nn.Linear(width, width)
         self.interaction_out = nn.Linear(width, width)
@@ -185,9 +180,7 @@ class ILAAlignedResidual(ILAAligningModule):
         as_current = torch.cat([previous[:, :1], current], dim=1)
         return (as_previous + as_current) / 2
 
-    def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], output_alignments: bool = True
-    ) -> ILATemporalOutput:
+    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], with_loss: bool = True) -> ILATemporalOutput:
         inputs = self.input_norm(self.input_fc(hidden_states))
         class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]  # (B, T, 1, D), (B, T, N, D)
         pairs = self.align(inputs, grid)
@@ -198,11 +191,12 @@ class ILAAlignedResidual(ILAAligningModule):
         aligned = torch.cat([class_tokens, patches * per_frame[..., None].to(patches.dtype)], dim=2)
 
         interaction = self.per_frame(pairs, *pairs.interaction.chunk(2, dim=2))  # (B, T, C/2, h, w)
-        interaction = self.temporal_conv(interaction.flatten(3).transpose(2, 3))  # (B, T, N, C/2)
-        interaction = torch.cat([self.interaction_out(class_tokens), self.project_interaction(interaction)], dim=2)
+        interaction = self.temporal_conv(interaction.transpose(1, 2)).flatten(3)  # (B, C/2, T, N)
+        interaction = self.project_interaction(interaction.permute(0, 2, 3, 1))  # (B, T, N, D)
+        interaction = torch.cat([self.interaction_out(class_tokens), interaction], dim=2)
         residual = self.aligned_out(aligned) + interaction  # (B, T, L, D)
         outputs = {}
-        if output_alignments:
+        if with_loss:
             outputs = self.alignment_outputs(pairs, masks, pairs.pool(patches, masks, mean=False))
         return ILATemporalOutput(residual=residual, **outputs)
 

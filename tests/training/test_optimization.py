@@ -10,6 +10,7 @@ from transformers import CLIPConfig, CLIPModel, get_scheduler
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.integration_ila import ILAMultiframeIntegration
+from ila_hf.training import ILATrainingArguments
 from ila_hf.training.optimization import ClipMixer, WeightAverage, parameter_groups
 from ila_hf.training.sync_batch_norm import SyncBatchNorm2d, share_statistics, synchronize_batch_norm
 
@@ -387,3 +388,8 @@ def test_on_a_gpu_it_is_that_of_torch():
     model = synchronize_batch_norm(model, "cuda")
     assert type(model[1]) is nn.SyncBatchNorm
     assert list(model.state_dict()) == names
+
+
+def test_the_default_optimizer_is_fused(tmp_path):
+    """One kernel for all weights on a GPU; transformers' default, on which docs/speed.md relies."""
+    assert ILATrainingArguments(output_dir=str(tmp_path)).optim == "adamw_torch_fused"

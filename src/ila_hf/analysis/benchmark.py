@@ -1,0 +1,312 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""How long a model takes, beside CLIP on the same frames: the command `ila-hf benchmark`.
+
+    ila-hf benchmark --model outputs/mine --batch_size 1 8
+
+times transformers' CLIP vision tower of the same size, the model's own trunk, and the forms that it can take: fused,
+compiled, in bfloat16 and int8, the last two of CLIP, too. Models are timed in turn, in an order that is drawn anew for
+every round, so that what else the machine does falls on all of them. A ratio is that of one round; the table has the
+median of the ratios and their quartiles. Peak memory is that of all tensors, weights included. Frames are noise. Freed
+memory is kept by the process: see [`keep_freed_memory`].
+"""
+
+import argparse
+import copy
+import ctypes
+import json
+import platform
+import random
+import statistics
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
+from tqdm import tqdm
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from ..configuration_ila import ILAConfig
+from ..inference.regions import compile_layers
+from ..modeling_ila import ILAVisionModel
+from ..outputs_ila import ILAVisionModelOutput
+
+
+FORMS = ("fused", "compiled", "bfloat16", "int8")
+WARM_UP_ROUNDS = 2
+
+
+@dataclass
+class Measurement:
+    """What a model took in one case.
+
+    Args:
+        case: Of which one measurement is the reference.
+        name: Of the model.
+        milliseconds: Median time of a step.
+        ratio, low, high: To the reference in the same round: median and quartiles.
+        mebibytes: Largest total size of the tensors, weights included, or None where it was not measured.
+    """
+
+    case: str
+    name: str
+    milliseconds: float
+    ratio: float
+    low: float
+    high: float
+    mebibytes: float | None = None
+
+
+class TensorMemory(TorchDispatchMode):
+    """Size of all tensors, in bytes, where no allocator counts them: `total` now, `peak` at most so far.
+
+    What an operation takes for itself while it runs is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = self.peak = 0
+        self._known: WeakIdKeyDictionary = WeakIdKeyDictionary()
+
+    def add(self, tensor: torch.Tensor) -> None:
+        """Count a tensor until it is gone, unless its memory is that of one that is counted."""
+        storage = tensor.untyped_storage()
+        if storage not in self._known:
+            self._known[storage] = None
+            self._change(storage.nbytes())
+            weakref.finalize(storage, self._change, -storage.nbytes())
+
+    def _change(self, size: int) -> None:
+        self.total += size
+        self.peak = max(self.peak, self.total)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        outputs = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.add, outputs)
+        return outputs
+
+
+class Step:
+    """A model and its input: what is timed.
+
+    Args:
+        model: Called with the clips.
+        clips: Its only argument.
+        training: Forward and backward pass, without an optimizer, in place of a forward pass. The loss is that of the
+            alignment, if there is one, and the mean square of the output.
+    """
+
+    def __init__(self, model: Any, clips: torch.Tensor, training: bool = False):
+        self.model, self.clips, self.training = model, clips, training
+        if isinstance(model, torch.nn.Module):
+            model.train(training)
+
+    def __call__(self) -> None:
+        if self.training:
+            self._loss(self.model(self.clips)).backward()
+            self.model.zero_grad()
+        else:
+            with torch.inference_mode():
+                self.model(self.clips)
+        if self.clips.is_cuda:
+            torch.cuda.synchronize()
+
+    @staticmethod
+    def _loss(outputs: Any) -> torch.Tensor:
+        loss: torch.Tensor = outputs[0].float().square().mean()
+        is_ila = isinstance(outputs, ILAVisionModelOutput) and outputs.alignment_loss is not None
+        return loss + outputs.alignment_loss if is_ila else loss
+
+    def peak_mebibytes(self) -> float:
+        """Largest total size of all tensors during a step."""
+        tensors = TensorMemory()
+        for tensor in (self.clips, *self.model.parameters(), *self.model.buffers()):
+            tensors.add(tensor)
+        if self.clips.is_cuda:  # other models are there, too
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            self()
+            return (tensors.total + torch.cuda.max_memory_allocated() - before) / 2**20
+        with tensors:
+            self()
+        return tensors.peak / 2**20
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed, as other allocators do.
+
+    By default it gives large blocks back and takes fresh ones, page by page. Which model of several is hit is chance,
+    and the pages can take longer than a layer.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    # M_MMAP_MAX, M_TRIM_THRESHOLD and M_TOP_PAD of malloc.h
+    for parameter, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**26)):
+        ctypes.CDLL(None).mallopt(parameter, value)
+
+
+def measure(
+    case: str, steps: dict[str, Callable[[], Any]], rounds: int, seconds: float | None = None
+) -> list[Measurement]:
+    """Time steps in turn; the first is the reference.
+
+    Args:
+        case: Name of the measurements.
+        steps: What is timed, by name.
+        rounds: How often each step is timed.
+        seconds: Begin no further round after this time, but for three.
+    """
+    for _ in range(WARM_UP_ROUNDS):
+        for step in steps.values():
+            step()
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    order, begin = random.Random(0), time.perf_counter()
+    for done in tqdm(range(rounds), desc=case, mininterval=5):
+        if seconds is not None and done >= 3 and time.perf_counter() - begin > seconds:
+            break
+        for name in order.sample(list(steps), len(steps)):
+            start = time.perf_counter()
+            steps[name]()
+            taken[name].append(time.perf_counter() - start)
+    reference = taken[next(iter(steps))]
+    found = []
+    for name, times in taken.items():
+        ratios = [own / other for own, other in zip(times, reference, strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        milliseconds = 1000 * statistics.median(times)
+        found.append(Measurement(case, name, round(milliseconds, 2), round(median, 3), round(low, 3), round(high, 3)))
+    return found
+
+
+def add_memory(measurements: Iterable[Measurement], steps: dict[str, Step]) -> None:
+    """Enter the peak memory of a step; a compiled model's tensors are not seen one by one on the CPU."""
+    for measurement in measurements:
+        step = steps[measurement.name]
+        if step.clips.is_cuda or not measurement.name.endswith(("compiled", "int8")):
+            measurement.mebibytes = round(step.peak_mebibytes(), 1)
+
+
+def machine() -> dict[str, Any]:
+    """Processor or graphics card, threads and versions: what a time depends on."""
+    processor = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            processor = line.partition(":")[2].strip()
+            break
+    found = {"processor": processor, "threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        found["graphics card"] = torch.cuda.get_device_name()
+    return {**found, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def markdown_table(measurements: Iterable[Measurement]) -> str:
+    """Rows are models, columns cases; the reference of a case has its time, the others ratios and quartiles."""
+    cells: dict[str, dict[str, str]] = {}
+    cases: list[str] = []
+    for each in measurements:
+        is_reference = each.case not in cases
+        cases += [each.case] if is_reference else []
+        text = f"{each.milliseconds:g} ms" if is_reference else f"{each.ratio:.2f} ({each.low:.2f}-{each.high:.2f})"
+        memory = "" if each.mebibytes is None else f", {each.mebibytes:.0f} MiB"
+        cells.setdefault(each.name, {})[each.case] = text + memory
+    lines = ["| | " + " | ".join(cases) + " |", "|---|" + "---|" * len(cases)]
+    lines += [f"| {name} | " + " | ".join(row.get(case, "") for case in cases) + " |" for name, row in cells.items()]
+    return "\n".join(lines)
+
+
+def clip_like(config: Any) -> CLIPVisionModel:
+    """CLIP's vision tower of the size of a trunk, with random weights."""
+    own = CLIPVisionConfig().to_dict().keys() - {"model_type", "architectures"}
+    return CLIPVisionModel(
+        CLIPVisionConfig(**{name: value for name, value in config.to_dict().items() if name in own})
+    )
+
+
+def form_of(model: Any, form: str) -> Any:
+    """A copy of a trunk in one of its `FORMS`; see [`quantize`] for int8."""
+    model = copy.deepcopy(model)
+    if form == "bfloat16":
+        return model.bfloat16()
+    if form == "fused":
+        return model.fuse()
+    if form == "compiled":
+        return compile_layers(model.fuse())
+    return quantize(model)
+
+
+def quantize(model: Any) -> Any:
+    """Let the linear layers of any model run in int8, in place, with inputs that are rounded as they come.
+
+    Raises:
+        ImportError: Without torchao.
+    """
+    try:
+        torchao: Any = import_module("torchao.quantization")
+    except ModuleNotFoundError as error:
+        raise ImportError('int8 needs torchao: pip install "ila-hf[quantization]"') from error
+    torchao.quantize_(model, torchao.Int8DynamicActivationInt8WeightConfig(set_inductor_config=False))
+    return model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ila-hf benchmark`."""
+    parser.add_argument("--model", required=True, help="folder or Hub id of an ILA model")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[1], help="clips of a batch (default: 1)")
+    parser.add_argument("--num_frames", type=int, nargs="+", help="frames of a clip (default: the model's)")
+    parser.add_argument("--forms", nargs="*", choices=FORMS, help="also time these (default: fused)")
+    parser.add_argument("--training", action="store_true", help="time training steps, without an optimizer")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(default: %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help="times that each model runs (default: %(default)s)")
+    parser.add_argument("--output_file", type=Path, help="json of all figures")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Run `ila-hf benchmark`: time, print a table, write.
+
+    Raises:
+        ValueError: For a batch, clip or number of rounds that is too small, or forms that do not train.
+    """
+    if arguments.rounds < 2:
+        raise ValueError(f"`--rounds` must be at least 2, got {arguments.rounds}: the table has quartiles.")
+    for name in ("batch_size", "num_frames"):
+        wrong = [value for value in getattr(arguments, name) or () if value < 1]
+        if wrong:
+            raise ValueError(f"`--{name}` must be at least 1, got {wrong[0]}.")
+    if arguments.training and arguments.forms:
+        raise ValueError(f"Fused, compiled and rounded models are for inference, got --forms {arguments.forms[0]}.")
+    forms = ([] if arguments.training else ["fused"]) if arguments.forms is None else arguments.forms
+    keep_freed_memory()
+    config = transformers.AutoConfig.from_pretrained(arguments.model)
+    model = ILAVisionModel.from_pretrained(arguments.model, dtype=torch.float)
+    vision: Any = model.config
+    models: dict[str, Any] = {"CLIP": clip_like(vision), "ILA": model}
+    for form in forms:
+        if form in ("bfloat16", "int8"):
+            models[f"CLIP, {form}"] = form_of(clip_like(vision), form)
+        models[f"ILA, {form}"] = form_of(model, form)
+    models = {name: each.to(arguments.device) for name, each in models.items()}
+    found: list[Measurement] = []
+    for num_frames in arguments.num_frames or [getattr(config, "num_frames", ILAConfig.num_frames)]:
+        for batch in arguments.batch_size:
+            steps = {}
+            for name, each in models.items():
+                clips = torch.randn(batch, num_frames, 3, vision.image_size, vision.image_size)
+                clips = clips.to(arguments.device, torch.bfloat16 if "bfloat16" in name else torch.float)
+                steps[name] = Step(each, clips.flatten(0, 1) if "CLIP" in name else clips, arguments.training)
+            case = f"{batch} × {num_frames} frames"
+            measurements = measure(case, dict(steps), arguments.rounds)
+            add_memory(measurements, steps)
+            found += measurements
+    print(markdown_table(found))
+    if arguments.output_file:
+        content = {"machine": machine(), "measurements": [asdict(each) for each in found]}
+        arguments.output_file.write_text(json.dumps(content, indent=1) + "\n")

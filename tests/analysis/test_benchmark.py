@@ -1,0 +1,156 @@
+"""Timing models in turn: what is measured and how it is told; no test looks at how long anything takes."""
+
+import json
+
+import pytest
+import torch
+
+from ila_hf import ILAForVideoTextClassification, ILAVisionModel
+from ila_hf.__main__ import main
+from ila_hf.analysis.benchmark import Measurement, Step, TensorMemory, clip_like, form_of, markdown_table, measure
+from ila_hf.demo.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved model of one layer."""
+    folder = tmp_path_factory.mktemp("model")
+    ILAForVideoTextClassification(tiny_config({"num_hidden_layers": 1})).save_pretrained(folder)
+    return folder
+
+
+def test_steps_run_in_turn_and_ratios_are_those_of_a_round(monkeypatch):
+    clock, runs = [0.0], []
+
+    def step(name, seconds):
+        def run():
+            runs.append(name)
+            clock[0] += seconds[(len(runs) - 1) // 2]
+
+        return run
+
+    monkeypatch.setattr("ila_hf.analysis.benchmark.time.perf_counter", lambda: clock[0])
+    # Two rounds to warm up, then three in which the machine gets slower: the ratio stays
+    steps = {"CLIP": step("CLIP", [9, 9, 1, 2, 4]), "ILA": step("ILA", [9, 9, 1.5, 3, 6])}
+    reference, own = measure("case", steps, 3)
+    assert all(set(runs[i : i + 2]) == {"CLIP", "ILA"} for i in range(0, 10, 2))
+    assert (reference.milliseconds, reference.ratio) == (2000, 1)
+    assert (own.milliseconds, own.low, own.ratio, own.high) == (3000, 1.5, 1.5, 1.5)
+
+
+def test_a_time_limit_leaves_three_rounds():
+    runs = []
+    measure("case", {"a": lambda: runs.append(1)}, 100, seconds=0)
+    assert len(runs) == 2 + 3
+
+
+def test_memory_of_tensors():
+    """Written out: views share memory, and what is gone does not count."""
+    memory = TensorMemory()
+    outside = torch.zeros(1000)
+    memory.add(outside)
+    with memory:
+        first = outside + 1
+        second = first * 2
+        del first
+        view = second.view(10, 100)
+    assert (memory.total, memory.peak) == (8000, 12000)
+    del second, view
+    assert memory.total == 4000
+
+
+def test_memory_of_a_step():
+    """Training keeps activations and gradients, an evaluation does not; weights count once."""
+    model = ILAVisionModel(tiny_config().vision_config)
+    weights = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers())) / 2**20
+    clips = torch.randn(1, 4, 3, 32, 32)
+    evaluation = Step(model, clips).peak_mebibytes()
+    training = Step(model, clips, training=True).peak_mebibytes()
+    assert weights < evaluation < 2 * weights
+    assert training > 2 * weights
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_checkpointing_keeps_fewer_activations():
+    model = ILAVisionModel(tiny_config({"num_hidden_layers": 6}).vision_config)
+    clips = torch.randn(8, 8, 3, 32, 32)
+    plain = Step(model, clips, training=True).peak_mebibytes()
+    getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+    assert Step(model, clips, training=True).peak_mebibytes() < 0.75 * plain
+
+
+@torch.no_grad()
+def test_forms_compute_the_same(clips):
+    model = ILAVisionModel(tiny_config({"num_hidden_layers": 1}).vision_config).eval()
+    expected = model(clips).last_hidden_state
+    torch.testing.assert_close(form_of(model, "fused")(clips).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    half = form_of(model, "bfloat16")(clips.bfloat16()).last_hidden_state
+    torch.testing.assert_close(half.float(), expected, atol=0.1, rtol=0.1)
+    assert not model._is_fused()
+    assert model.dtype == torch.float
+    pytest.importorskip("torchao", reason="it needs a newer torch than the lowest supported")
+    assert not torch.equal(form_of(model, "int8")(clips).last_hidden_state, expected)
+
+
+def test_the_reference_has_the_size_of_the_model():
+    config = tiny_config().vision_config
+    clip = clip_like(config)
+    own = ILAVisionModel(config)
+    sizes = {name: parameter.shape for name, parameter in clip.named_parameters()}
+    assert sizes == {name: parameter.shape for name, parameter in own.named_parameters() if ".temporal." not in name}
+
+
+def test_table():
+    rows = [
+        Measurement("1 × 8 frames", "CLIP", 12.5, 1, 1, 1, 100.4),
+        Measurement("1 × 8 frames", "ILA", 14, 1.123, 1.1, 1.2, 110.0),
+        Measurement("2 × 8 frames", "CLIP", 25, 1, 1, 1),
+    ]
+    assert markdown_table(rows).split("\n") == [
+        "| | 1 × 8 frames | 2 × 8 frames |",
+        "|---|---|---|",
+        "| CLIP | 12.5 ms, 100 MiB | 25 ms |",
+        "| ILA | 1.12 (1.10-1.20), 110 MiB |  |",
+    ]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_command(folder, tmp_path, capsys, training):
+    file = tmp_path / "times.json"
+    arguments = ["benchmark", "--model", str(folder), "--batch_size", "1", "2", "--num_frames", "4", "--rounds", "2"]
+    forms = ["--training"] if training else ["--forms", "fused", "bfloat16"]
+    main([*arguments, *forms, "--output_file", str(file)])
+    found = json.loads(file.read_text())
+    names = ["CLIP", "ILA", *([] if training else ["ILA, fused", "CLIP, bfloat16", "ILA, bfloat16"])]
+    cases = ["1 × 4 frames", "2 × 4 frames"]
+    assert [(each["case"], each["name"]) for each in found["measurements"]] == [(c, n) for c in cases for n in names]
+    assert all(each["mebibytes"] > 0 for each in found["measurements"])
+    assert found["machine"]["torch"] == torch.__version__
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[0] == "| | 1 × 4 frames | 2 × 4 frames |"
+    assert len(printed.splitlines()) == 2 + len(names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "1"], "`--rounds` must be at least 2, got 1"),
+        (["--batch_size", "0"], "`--batch_size` must be at least 1, got 0"),
+        (["--num_frames", "8", "-1"], "`--num_frames` must be at least 1, got -1"),
+        (["--training", "--forms", "fused"], "for inference, got --forms fused"),
+    ],
+)
+def test_bad_numbers(folder, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        main(["benchmark", "--model", str(folder), *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_in_half_precision_is_timed_in_float32(folder, tmp_path, capsys):
+    """As CLIP is: the ratio would be that of two types."""
+    ILAForVideoTextClassification.from_pretrained(folder).bfloat16().save_pretrained(tmp_path / "half")
+    file = tmp_path / "times.json"
+    for model in (folder, tmp_path / "half"):
+        main(["benchmark", "--model", str(model), "--rounds", "2", "--forms", "--output_file", str(file)])
+        sizes = {each["name"]: each["mebibytes"] for each in json.loads(file.read_text())["measurements"]}
+        assert sizes["ILA"] > sizes["CLIP"]
