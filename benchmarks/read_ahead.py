@@ -27,14 +27,15 @@ from ila_hf.demo.motion_videos import draw_clip, write_video
 
 
 RESULTS = Path(__file__).parent / "results" / "read_ahead.json"
+SIZE = 1280  # of the frames, at which reading takes as long as a trunk of two layers
 
 
 def write_clips(folder: Path, count: int) -> list[str]:
-    """Drawn clips of 1280×1280 pixels, as mp4."""
+    """Drawn clips, enlarged, as mp4."""
     files = []
     for i in range(count):
         frames, _, fps = draw_clip(i)
-        large = torch.nn.functional.interpolate(torch.tensor(frames.copy()).permute(0, 3, 1, 2).float(), size=1280)
+        large = torch.nn.functional.interpolate(torch.tensor(frames.copy()).permute(0, 3, 1, 2).float(), size=SIZE)
         files.append(str(folder / f"{i}.mp4"))
         write_video(files[-1], large.permute(0, 2, 3, 1).byte().numpy(), fps)
     return files

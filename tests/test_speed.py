@@ -65,6 +65,7 @@ def test_onnxruntime_runs_what_was_exported(speed):
 
 def test_reading_ahead_is_timed(tmp_path, monkeypatch, capsys):
     script = load_script("benchmarks/read_ahead.py")
+    monkeypatch.setattr(script, "SIZE", 64)
     vision = {"image_size": 224, "patch_size": 32, "num_hidden_layers": 1}
     monkeypatch.setattr(script, "make_model", lambda layers: ILAForVideoClassification(tiny_config(vision)).eval())
     file = tmp_path / "read_ahead.json"
