@@ -38,13 +38,13 @@ from transformers import (
 from ila_hf import ILAVisionConfig, ILAVisionModel
 from ila_hf.analysis.benchmark import (
     Measurement,
-    Step,
     add_memory,
+    form_of,
     keep_freed_memory,
     machine,
+    make_step,
     markdown_table,
     measure,
-    quantize,
 )
 from ila_hf.conversion.export_ila import export_onnx, onnx_runner
 from ila_hf.inference import compile_layers
@@ -87,30 +87,20 @@ def ila(**design: Any) -> Callable[..., Any]:
     return lambda num_frames, **fields: ILAVisionModel(ILAVisionConfig(**WIDTHS, **fields, **design))
 
 
-def fused(make: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, fused."""
-    return lambda num_frames, **fields: make(num_frames, **fields).eval().fuse()
+def formed(make: Callable[..., Any], form: str) -> Callable[..., Any]:
+    """The same in one of the forms of `ila-hf benchmark`."""
+    return lambda num_frames, **fields: form_of(make(num_frames, **fields), form)
 
 
-def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
-    """The same by layers, and fused if it is ILA."""
+def checkpointed(make: Callable[..., Any]) -> Callable[..., Any]:
+    """The same with activation checkpointing."""
 
-    def compile_any(num_frames: int, **fields: Any) -> Any:
-        model = make(num_frames, **fields).eval()
-        if isinstance(model, ILAVisionModel):
-            return compile_layers(model.fuse())
-        for layer in model.encoder.layers:
-            layer.compile()
+    def enable(num_frames: int, **fields: Any) -> Any:
+        model = make(num_frames, **fields)
+        getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         return model
 
-    return compile_any
-
-
-def in_type(make: Callable[..., Any], form: str) -> Callable[..., Any]:
-    """The same in bfloat16 or int8."""
-    return lambda num_frames, **fields: (
-        make(num_frames, **fields).bfloat16() if form == "bfloat16" else quantize(make(num_frames, **fields))
-    )
+    return enable
 
 
 def on_onnxruntime(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,67 +120,56 @@ def on_onnxruntime(make: Callable[..., Any]) -> Callable[..., Any]:
     return export
 
 
-TOKEN = ila(interaction_token=True)
-RELEASED = ila(architecture="released")
-OTHERS = {"X-CLIP": x_clip, "TimeSformer": timesformer, "VideoMAE": videomae, "ViViT": vivit}
-DESIGNS = {"ILA": ila(), "ILA + interaction token": TOKEN, "ILA, released": RELEASED}
-FUSED = {f"{name}, fused": fused(make) for name, make in DESIGNS.items()}
-TAKES_FRAMES = ("CLIP", "X-CLIP")  # (B·T, 3, H, W)
-ALL = {"CLIP": clip, **OTHERS, **DESIGNS, **FUSED}
-OVER_LENGTHS = {
-    "CLIP": clip,
-    "TimeSformer": timesformer,
-    "VideoMAE": videomae,
+Makers = dict[str, Callable[..., Any]]
+OTHERS: Makers = {"X-CLIP": x_clip, "TimeSformer": timesformer, "VideoMAE": videomae, "ViViT": vivit}
+DESIGNS: Makers = {
     "ILA": ila(),
-    "ILA, fused": fused(ila()),
+    "ILA + interaction token": ila(interaction_token=True),
+    "ILA, released": ila(architecture="released"),
 }
-TYPES = {
-    "CLIP": clip,
-    **{
-        f"{name}, {form}": in_type(make, form)
-        for form in ("bfloat16", "int8")
-        for name, make in (("CLIP", clip), ("ILA", ila()))
-    },
-}
-# name -> models, P, S, B, T, whether it trains
-CASES: dict[str, tuple[dict[str, Callable[..., Any]], int, int, int, int, bool]] = {
-    "b32-1": (ALL, 32, 224, 1, 8, False),
-    "b32-8": (ALL, 32, 224, 8, 8, False),
-    "b16-1": (ALL, 16, 224, 1, 8, False),
-    "training": ({"CLIP": clip, **OTHERS, **DESIGNS}, 32, 224, 2, 8, True),
-    **{f"{T}-frames": (OVER_LENGTHS, 32, 224, 1, T, False) for T in (8, 16, 32)},
-    **{f"{(S // 32) ** 2}-patches": (OVER_LENGTHS, 32, S, 1, 8, False) for S in (160, 224, 320, 448)},
-    "compiled-b32": (
-        {"CLIP, compiled": compiled(clip), **{f"{name}, compiled": compiled(make) for name, make in DESIGNS.items()}},
-        *(32, 224, 1, 8, False),
-    ),
-    "compiled-b16": (
-        {"CLIP, compiled": compiled(clip), **{f"{name}, compiled": compiled(make) for name, make in DESIGNS.items()}},
-        *(16, 224, 1, 8, False),
-    ),
-    "types": (TYPES, 32, 224, 1, 8, False),
-    "onnxruntime": (
-        {"CLIP, onnxruntime": on_onnxruntime(clip), "ILA, onnxruntime": on_onnxruntime(ila())},
-        *(32, 224, 1, 8, False),
-    ),
+
+
+def in_form(makers: Makers, form: str) -> Makers:
+    """All of them in a form, under its name."""
+    return {f"{name}, {form}": formed(make, form) for name, make in makers.items()}
+
+
+CLIP: Makers = {"CLIP": clip}
+PAIR: Makers = {"CLIP": clip, "ILA": ila()}
+ALL: Makers = {**CLIP, **OTHERS, **DESIGNS, **in_form(DESIGNS, "fused")}
+OVER_LENGTHS: Makers = {name: ALL[name] for name in ("CLIP", "TimeSformer", "VideoMAE", "ILA", "ILA, fused")}
+COMPILED: Makers = in_form({**CLIP, **DESIGNS}, "compiled")
+TYPES: Makers = {**CLIP, **in_form(PAIR, "bfloat16"), **in_form(PAIR, "int8")}
+ONNX: Makers = {f"{name}, onnxruntime": on_onnxruntime(make) for name, make in PAIR.items()}
+# name -> models, P, whether they train, B, T, S
+CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
+    "b32-1": (ALL, 32, False, (1, 8, 224)),
+    "b32-8": (ALL, 32, False, (8, 8, 224)),
+    "b16-1": (ALL, 16, False, (1, 8, 224)),
+    "training": ({**CLIP, **OTHERS, **DESIGNS}, 32, True, (2, 8, 224)),
+    **{f"{frames}-frames": (OVER_LENGTHS, 32, False, (1, frames, 224)) for frames in (8, 16, 32)},
+    **{f"{(size // 32) ** 2}-patches": (OVER_LENGTHS, 32, False, (1, 8, size)) for size in (160, 224, 320, 448)},
+    "compiled-b32": (COMPILED, 32, False, (1, 8, 224)),
+    "compiled-b16": (COMPILED, 16, False, (1, 8, 224)),
+    "types": (TYPES, 32, False, (1, 8, 224)),
+    "onnxruntime": (ONNX, 32, False, (1, 8, 224)),
+    "checkpointing": ({"ILA": ila(), "ILA, checkpointing": checkpointed(ila())}, 32, True, (4, 8, 224)),
 }
 IN_THE_TABLE = ("b32-1", "b32-8", "b16-1", "training")
-SMALLER_TABLES = ("compiled-b32", "compiled-b16", "types", "onnxruntime")
+SMALLER_TABLES = ("compiled-b32", "compiled-b16", "types", "onnxruntime", "checkpointing")
+WITH_MEMORY = (*IN_THE_TABLE, "checkpointing")
 
 
 def run_case(case: str, rounds: int, device: str) -> list[Measurement]:
     """Build the models of a case, time them in turn, and measure their memory."""
-    models, patch, size, batch, num_frames, training = CASES[case]
+    makers, patch, training, shape = CASES[case]
     steps = {}
-    for name, make in models.items():
+    for name, make in makers.items():
         torch.manual_seed(0)
-        model = make(num_frames, patch_size=patch, image_size=size)
-        model = model.to(device) if isinstance(model, torch.nn.Module) else model
-        clips = torch.randn(batch, num_frames, 3, size, size, device=device)
-        clips = clips.bfloat16() if "bfloat16" in name else clips
-        steps[name] = Step(model, clips.flatten(0, 1) if name.startswith(TAKES_FRAMES) else clips, training)
+        model = make(shape[1], patch_size=patch, image_size=shape[2])
+        steps[name] = make_step(model, shape, device, training)
     found = measure(case, dict(steps), rounds, SECONDS)
-    if case in IN_THE_TABLE:
+    if case in WITH_MEMORY:
         add_memory(found, steps)
     return found
 
@@ -209,25 +188,11 @@ def time_compilation() -> dict[str, float]:
     return found
 
 
-def checkpointing() -> dict[str, Any]:
-    """A training step with and without activation checkpointing: peak memory and time, B/32, four clips."""
-    steps = {}
-    for name in ("plain", "checkpointing"):
-        model = ila()(8, patch_size=32)
-        if name == "checkpointing":
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
-        steps[name] = Step(model, torch.randn(4, 8, 3, 224, 224), training=True)
-    found = measure("checkpointing", dict(steps), 8, SECONDS)
-    add_memory(found, steps)
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / 2**20
-    return {"weights_mebibytes": round(weights, 1), "measurements": [asdict(each) for each in found]}
-
-
 def profile_alignment(rounds: int = 10) -> dict[str, dict[str, float]]:
     """Milliseconds of a clip, by operator, in what aligns the frames (B/32, T = 8), and of the whole trunk."""
     found = {}
     clips = torch.randn(1, 8, 3, 224, 224)
-    for name, make in {"ILA": ila(), "ILA, fused": fused(ila())}.items():
+    for name, make in {"ILA": ila(), "ILA, fused": formed(ila(), "fused")}.items():
         model = make(8, patch_size=32).eval()
         for layer in model.encoder.layers:
             layer.temporal.forward = record_function("alignment")(layer.temporal.forward)
@@ -304,7 +269,7 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     figure.savefig(folder / "speed_over_length.svg", metadata={"Date": None})
 
 
-OTHER_CASES = {"compilation": time_compilation, "checkpointing": checkpointing, "profile": profile_alignment}
+OTHER_CASES = {"compilation": time_compilation, "profile": profile_alignment}
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def case(request):
     return kind, values, golden
 
 
-# In training the golden hidden states, up to 6 in float32, are themselves 2.4e-5 from this model in float64
+# The golden hidden states of a training are in float32, up to 6, and not closer to float64: see the test below
 ROUNDING = 5e-5
 
 
@@ -145,6 +145,15 @@ def test_pooled_tokens(case):
 def test_hidden_states(case):
     _, values, golden = case
     check_layers("hidden_states", values, golden, ROUNDING)
+
+
+def test_golden_values_round_as_much_as_is_allowed():
+    """This model in float64 is no closer to them than 2e-5."""
+    model, clips, expected = converted_model("ssv2")
+    values = golden_outputs(model.double(), clips.double(), expected["labels"], True)
+    golden = expected["train.img_features"]
+    error = float((values["img_features"].reshape(golden.shape) - golden).abs().max())
+    assert 2e-5 < error < ROUNDING
 
 
 def test_features(case):

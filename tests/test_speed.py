@@ -50,13 +50,13 @@ def test_a_case_that_is_run_again_is_replaced(speed, tmp_path, monkeypatch):
     second = run(speed, monkeypatch, tmp_path, "--rounds", "3", "--cases", "16-frames", "checkpointing", "profile")
     assert second["cases"]["8-frames"] == first["cases"]["8-frames"]
     assert second["cases"]["16-frames"] != first["cases"]["16-frames"]
-    assert [each["name"] for each in second["checkpointing"]["measurements"]] == ["plain", "checkpointing"]
+    assert [each["name"] for each in second["cases"]["checkpointing"]] == ["ILA", "ILA, checkpointing"]
     for operators in second["profile"].values():
         assert operators["the whole trunk"] > operators["all of the alignment"] > operators["mkldnn_convolution"] > 0
 
 
 def test_onnxruntime_runs_what_was_exported(speed):
-    models, patch, size, batch, num_frames, _ = speed.CASES["onnxruntime"]
+    models, patch, _, (batch, num_frames, size) = speed.CASES["onnxruntime"]
     clips = torch.zeros(batch, num_frames, 3, size, size)
     for name, inputs in (("CLIP", clips.flatten(0, 1)), ("ILA", clips)):
         outputs = models[f"{name}, onnxruntime"](num_frames, patch_size=patch, image_size=size)(inputs)
@@ -90,5 +90,10 @@ def test_pages_show_what_the_scripts_wrote():
     script = load_script("benchmarks/speed.py")
     for table in script.tables(found).split("\n\n"):
         assert table in page
+    text = " ".join(page.split())
+    compilation = found["compilation"]
+    assert f"{compilation['12 layers']:g} s for twelve layers and {compilation['1 layers']:g} s for one" in text
+    machine = found["machine"]
+    assert f"{machine['threads']} threads of an {machine['processor']}, torch {machine['torch'].split('+')[0]}" in text
     ahead = json.loads((ROOT / "benchmarks/results/read_ahead.json").read_text())
     assert markdown_table(Measurement(**row) for row in ahead["measurements"]) in page

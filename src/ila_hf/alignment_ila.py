@@ -33,8 +33,8 @@ def reset_convolutions(module: nn.Module) -> None:
 class ILAConv2d(nn.Conv2d):
     """A convolution that keeps the size of maps (M, I, h, w).
 
-    Where only the centre of its kernel meets the map, because kernel or map are 1×1, it is a matrix product, which is
-    faster.
+    Where only the centre of its kernel meets the map, because kernel or map are 1×1, it is a matrix product, which
+    takes weights and maps as they lie.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:

@@ -91,6 +91,21 @@ def check_token_ids(input_ids: torch.Tensor, config: ILATextConfig) -> None:
         raise ValueError(f"Class text {row} has no end-of-text token (id {config.eos_token_id}).")
 
 
+def check_plain_weights(model: Any, purpose: str) -> None:
+    """Refuse a model whose weights are not all in memory, in its own layers, and numbers of one type each."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise ValueError(f"A quantised model cannot be {purpose}: load the model that it was made of.")
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise ValueError(
+                f"A model with offloaded weights cannot be {purpose}, got {name!r} on the meta device: load it "
+                "without `device_map`."
+            )
+    for module in model.modules():
+        if hasattr(module, "get_base_layer"):
+            raise ValueError(f"A model with an adapter cannot be {purpose}: merge the adapter first.")
+
+
 def check_names(names: Sequence[str], what: str) -> None:
     """Refuse names that repeat."""
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)

@@ -11,10 +11,17 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .checks_ila import check_plain_weights
+
 
 @torch.no_grad()
 def fuse_norm(convolution: Any, norm: Any) -> Any:
-    """A convolution that includes the BatchNorm after it. A dense kernel is stored as the maps are, channels last."""
+    """A convolution that includes the BatchNorm after it, unless it already does.
+
+    A dense kernel is stored as the maps are, channels last.
+    """
+    if isinstance(norm, nn.Identity):
+        return convolution
     dtype = convolution.weight.dtype
     fused: Any = fuse_conv_bn_eval(convolution.float(), norm.float()).to(dtype)
     is_dense = fused.groups == 1 and fused.kernel_size != (1, 1)
@@ -35,7 +42,8 @@ class ILAFusionMixin:
     """Of a model: a form that is faster, and for inference only."""
 
     modules: Any
-    named_parameters: Any
+    requires_grad_: Any
+    _is_fused = False
 
     def fuse(self) -> Any:
         """Fold BatchNorm and other constants of inference into the weights, in place, and switch to evaluation.
@@ -49,27 +57,21 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a model that is quantised or offloaded, or has an adapter.
         """
-        if getattr(self, "hf_quantizer", None) is not None:
-            raise ValueError("A quantised model cannot be fused: fuse it before it is quantised.")
-        offloaded = [name for name, parameter in self.named_parameters() if parameter.is_meta]
-        if offloaded:
-            raise ValueError(f"{offloaded[0]!r} is offloaded: load the model without `device_map` to fuse it.")
-        adapters = [type(module).__name__ for module in self.modules() if hasattr(module, "merge_adapter")]
-        adapters += [type(module).__name__ for module in self.modules() if hasattr(module, "get_base_layer")]
-        if adapters:
-            raise ValueError(f"A model with an adapter ({adapters[0]}) cannot be fused: merge the adapter first.")
+        check_plain_weights(self, "fused")
         self.train(False)
-        for module in list(self.modules()):
-            if hasattr(module, "fuse") and not isinstance(module, ILAFusionMixin) and not hasattr(module, "is_fused"):
+        self.requires_grad_(False)
+        modules = list(self.modules())
+        towers = [module for module in modules if isinstance(module, ILAFusionMixin)]  # and this model
+        for module in modules:
+            if hasattr(module, "fuse") and module not in towers:
                 module.fuse()
-                module.is_fused = True
-        for _, parameter in self.named_parameters():
-            parameter.requires_grad_(False)
+        for tower in towers:
+            tower._is_fused = True
         return self
 
-    def _is_fused(self) -> bool:
-        """Also where only a tower is."""
-        return any(hasattr(module, "is_fused") for module in self.modules())
+    def _has_fused_part(self) -> bool:
+        """Whether it or one of its towers is fused."""
+        return any(module._is_fused for module in self.modules() if isinstance(module, ILAFusionMixin))
 
     def train(self, mode: bool = True) -> Any:
         """As in every model; a fused one stays in evaluation.
@@ -77,7 +79,7 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model, if it is to train.
         """
-        if mode and self._is_fused():
+        if mode and self._has_fused_part():
             raise ValueError("A fused model cannot be trained: load the model that it was made of.")
         parent: Any = super()
         return parent.train(mode)
@@ -88,7 +90,7 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model.
         """
-        if self._is_fused():
+        if self._has_fused_part():
             raise ValueError(
                 "A fused model cannot be saved: save the model that it was made of, and fuse it once loaded."
             )

@@ -79,11 +79,13 @@ class ILAAttention(CLIPAttention):
 class ILAQuickGELU(nn.Module):
     """CLIP's activation, x·σ(1.702·x), as torch's SiLU of 1.702·x: fewer copies of the widest tensor of a layer."""
 
+    factor = 1.702
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        scaled = 1.702 * input
+        scaled = self.factor * input
         if input.dtype == torch.float16:  # where it may overflow, the sigmoid alone stays right
             return input * scaled.sigmoid()
-        return nn.functional.silu(scaled, inplace=not torch.is_grad_enabled()).mul_(1 / 1.702)
+        return nn.functional.silu(scaled, inplace=not torch.is_grad_enabled()).mul_(1 / self.factor)
 
 
 class ILAEncoderLayer(CLIPEncoderLayer):
@@ -103,11 +105,12 @@ class ILAEncoderLayer(CLIPEncoderLayer):
     @torch.no_grad()
     def fuse(self) -> None:
         """See `fuse` of the models: SiLU of inputs that are larger, times outputs that are smaller."""
-        if isinstance(self.mlp.activation_fn, ILAQuickGELU) and self.mlp.fc1.weight.dtype != torch.float16:
+        activation = self.mlp.activation_fn
+        if isinstance(activation, ILAQuickGELU) and self.mlp.fc1.weight.dtype != torch.float16:
             self.mlp.activation_fn = nn.SiLU(inplace=True)
-            self.mlp.fc1.weight.mul_(1.702)
-            self.mlp.fc1.bias.mul_(1.702)
-            self.mlp.fc2.weight.div_(1.702)
+            self.mlp.fc1.weight.mul_(activation.factor)
+            self.mlp.fc1.bias.mul_(activation.factor)
+            self.mlp.fc2.weight.div_(activation.factor)
 
     def forward(
         self,

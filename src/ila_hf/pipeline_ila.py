@@ -426,21 +426,16 @@ class _BatchesAhead:
         self.batches = batches
         self.thread = ThreadPoolExecutor(1)
         self.waiting: Future[Any] | None = None
-        self.is_over = False
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        if self.is_over:
-            raise StopIteration
         # Not before the first batch is asked for: transformers makes passes that it never begins
         read = self.waiting or self.thread.submit(next, self.batches, None)
         self.waiting = self.thread.submit(next, self.batches, None)
         batch = read.result()
         if batch is None:
-            self.is_over = True
-            self.thread.shutdown()
             raise StopIteration
         return batch
 

@@ -161,8 +161,9 @@ class ILAAlignedResidual(ILAAligningModule):
 
     def fuse(self) -> None:
         """See `fuse` of the models. The temporal convolution stays: in one map with it, FLOPs would be doubled."""
-        self.interaction_fused = fuse_linear(self.interaction_fc, self.interaction_out)
-        del self.interaction_fc
+        if self.interaction_fused is None:
+            self.interaction_fused = fuse_linear(self.interaction_fc, self.interaction_out)
+            del self.interaction_fc
 
     def project_interaction(self, interaction: torch.Tensor) -> torch.Tensor:
         """What the interaction adds to the patches: (B, T, N, C/2) -> (B, T, N, D)."""

@@ -4,10 +4,12 @@ import json
 
 import pytest
 import torch
+from transformers import CLIPVisionModel
 
 from ila_hf import ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.__main__ import main
-from ila_hf.analysis.benchmark import Measurement, Step, TensorMemory, clip_like, form_of, markdown_table, measure
+from ila_hf.analysis.benchmark import Measurement, Step, TensorMemory, form_of, make_step, markdown_table, measure
+from ila_hf.analysis.flops import clip_config
 from ila_hf.demo.tiny import tiny_config
 
 
@@ -86,7 +88,7 @@ def test_forms_compute_the_same(clips):
     torch.testing.assert_close(form_of(model, "fused")(clips).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
     half = form_of(model, "bfloat16")(clips.bfloat16()).last_hidden_state
     torch.testing.assert_close(half.float(), expected, atol=0.1, rtol=0.1)
-    assert not model._is_fused()
+    assert not model._has_fused_part()
     assert model.dtype == torch.float
     pytest.importorskip("torchao", reason="it needs a newer torch than the lowest supported")
     assert not torch.equal(form_of(model, "int8")(clips).last_hidden_state, expected)
@@ -94,7 +96,7 @@ def test_forms_compute_the_same(clips):
 
 def test_the_reference_has_the_size_of_the_model():
     config = tiny_config().vision_config
-    clip = clip_like(config)
+    clip = CLIPVisionModel(clip_config(config))
     own = ILAVisionModel(config)
     sizes = {name: parameter.shape for name, parameter in clip.named_parameters()}
     assert sizes == {name: parameter.shape for name, parameter in own.named_parameters() if ".temporal." not in name}
@@ -154,3 +156,24 @@ def test_a_model_in_half_precision_is_timed_in_float32(folder, tmp_path, capsys)
         main(["benchmark", "--model", str(model), "--rounds", "2", "--forms", "--output_file", str(file)])
         sizes = {each["name"]: each["mebibytes"] for each in json.loads(file.read_text())["measurements"]}
         assert sizes["ILA"] > sizes["CLIP"]
+
+
+def test_noise_fits_the_model():
+    """CLIP takes frames, ILA clips, each in the type of its weights; what is no module takes clips in float32."""
+    config = tiny_config().vision_config
+    shape = (2, 3, 32)
+    own, clip = ILAVisionModel(config), CLIPVisionModel(clip_config(config))
+    assert make_step(own, shape, "cpu").clips.shape == (2, 3, 3, 32, 32)
+    assert make_step(clip, shape, "cpu").clips.shape == (6, 3, 32, 32)
+    assert make_step(form_of(clip, "bfloat16"), shape, "cpu").clips.dtype == torch.bfloat16
+    assert make_step(len, shape, "cpu").clips.dtype == torch.float
+
+
+@torch.no_grad()
+def test_compiled_layers_of_clip_compute_the_same():
+    torch._dynamo.reset()
+    clip = CLIPVisionModel(clip_config(tiny_config({"num_hidden_layers": 1}).vision_config)).eval()
+    frames = torch.randn(2, 3, 32, 32)
+    expected = clip(frames).last_hidden_state
+    torch.testing.assert_close(form_of(clip, "compiled")(frames).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+    torch._dynamo.reset()

@@ -34,6 +34,21 @@ def test_all_layers_share_their_code(tiny_model, clips, vision):
     assert counts == [2, 2]
 
 
+@torch.no_grad()
+def test_one_dynamic_compilation_serves_all_batches(tiny_model):
+    """Of two clips or more with 16 pairs of frames or more; for fewer torch's convolutions compile others."""
+    model = tiny_model(ILAVisionModel, vision={"num_hidden_layers": 2})
+    expected = copy.deepcopy(model)
+    counter = CompileCounterWithBackend("eager")
+    compile_layers(model, backend=counter, dynamic=True)
+    for batch, frames in ((4, 7), (3, 9), (2, 12), (6, 8)):
+        clips = torch.randn(batch, frames, 3, 32, 32)
+        torch.testing.assert_close(
+            model(clips).last_hidden_state, expected(clips).last_hidden_state, atol=1e-5, rtol=1e-5
+        )
+    assert counter.frame_count == 2
+
+
 def test_it_trains_and_saves(tiny_model, clips, tmp_path):
     model = tiny_model(vision={"num_hidden_layers": 2}, training=True)
     expected = copy.deepcopy(model)

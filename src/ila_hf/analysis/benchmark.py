@@ -4,10 +4,10 @@
     ila-hf benchmark --model outputs/mine --batch_size 1 8
 
 times transformers' CLIP vision tower of the same size, the model's own trunk, and the forms that it can take: fused,
-compiled, in bfloat16 and int8, the last two of CLIP, too. Models are timed in turn, in an order that is drawn anew for
-every round, so that what else the machine does falls on all of them. A ratio is that of one round; the table has the
-median of the ratios and their quartiles. Peak memory is that of all tensors, weights included. Frames are noise. Freed
-memory is kept by the process: see [`keep_freed_memory`].
+compiled, in bfloat16 and int8, all but the first of CLIP, too. Models are timed in turn, in an order that is drawn
+anew for every round, so that what else the machine does falls on all of them. A ratio is that of one round; the table
+has the median of the ratios and their quartiles. Peak memory is that of all tensors, weights included. Frames are
+noise. Freed memory is kept by the process: see [`keep_freed_memory`].
 """
 
 import argparse
@@ -31,12 +31,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 from tqdm import tqdm
-from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers import CLIPVisionModel, XCLIPVisionModel
 
 from ..configuration_ila import ILAConfig
 from ..inference.regions import compile_layers
 from ..modeling_ila import ILAVisionModel
-from ..outputs_ila import ILAVisionModelOutput
+from .flops import clip_config
 
 
 FORMS = ("fused", "compiled", "bfloat16", "int8")
@@ -110,19 +110,14 @@ class Step:
 
     def __call__(self) -> None:
         if self.training:
-            self._loss(self.model(self.clips)).backward()
+            outputs = self.model(self.clips)
+            (outputs[0].float().square().mean() + outputs.get("alignment_loss", 0)).backward()
             self.model.zero_grad()
         else:
             with torch.inference_mode():
                 self.model(self.clips)
         if self.clips.is_cuda:
             torch.cuda.synchronize()
-
-    @staticmethod
-    def _loss(outputs: Any) -> torch.Tensor:
-        loss: torch.Tensor = outputs[0].float().square().mean()
-        is_ila = isinstance(outputs, ILAVisionModelOutput) and outputs.alignment_loss is not None
-        return loss + outputs.alignment_loss if is_ila else loss
 
     def peak_mebibytes(self) -> float:
         """Largest total size of all tensors during a step."""
@@ -139,11 +134,28 @@ class Step:
         return tensors.peak / 2**20
 
 
+def make_step(model: Any, shape: tuple[int, int, int], device: str, training: bool = False) -> Step:
+    """A model and noise of its type, B clips of T frames of S × S pixels, or their frames for CLIP and X-CLIP.
+
+    Args:
+        model: Put on the device; or a function of clips in float32.
+        shape: (B, T, S).
+        device: Such as "cuda".
+        training: See [`Step`].
+    """
+    batch, num_frames, size = shape
+    clips = torch.randn(batch, num_frames, 3, size, size, device=device)
+    if isinstance(model, torch.nn.Module):
+        clips = clips.to(next(model.to(device).parameters()).dtype)
+    is_of_frames = isinstance(model, CLIPVisionModel | XCLIPVisionModel) and not isinstance(model, ILAVisionModel)
+    return Step(model, clips.flatten(0, 1) if is_of_frames else clips, training)
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed, as other allocators do.
 
-    By default it gives large blocks back and takes fresh ones, page by page. Which model of several is hit is chance,
-    and the pages can take longer than a layer.
+    By default it gives large blocks back and takes fresh ones, page by page, and which model of several pays for that
+    is chance.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -221,24 +233,20 @@ def markdown_table(measurements: Iterable[Measurement]) -> str:
     return "\n".join(lines)
 
 
-def clip_like(config: Any) -> CLIPVisionModel:
-    """CLIP's vision tower of the size of a trunk, with random weights."""
-    own = CLIPVisionConfig().to_dict().keys() - {"model_type", "architectures"}
-    return CLIPVisionModel(
-        CLIPVisionConfig(**{name: value for name, value in config.to_dict().items() if name in own})
-    )
-
-
 def form_of(model: Any, form: str) -> Any:
-    """A copy of a trunk in one of its `FORMS`; see [`quantize`] for int8."""
-    model = copy.deepcopy(model)
-    if form == "bfloat16":
-        return model.bfloat16()
-    if form == "fused":
-        return model.fuse()
-    if form == "compiled":
-        return compile_layers(model.fuse())
-    return quantize(model)
+    """A copy of a trunk, or of CLIP's vision tower, in one of `FORMS`; see [`quantize`] for int8."""
+    model = copy.deepcopy(model).eval()
+    is_ila = isinstance(model, ILAVisionModel)
+    if form in ("fused", "compiled") and is_ila:
+        model.fuse()
+    if form == "compiled" and is_ila:
+        compile_layers(model)
+    elif form == "compiled":
+        for layer in model.encoder.layers:
+            layer.compile()
+    if form == "int8":
+        quantize(model)
+    return model.bfloat16() if form == "bfloat16" else model
 
 
 def quantize(model: Any) -> Any:
@@ -288,20 +296,18 @@ def run(arguments: argparse.Namespace) -> None:
     config = transformers.AutoConfig.from_pretrained(arguments.model)
     model = ILAVisionModel.from_pretrained(arguments.model, dtype=torch.float)
     vision: Any = model.config
-    models: dict[str, Any] = {"CLIP": clip_like(vision), "ILA": model}
+    models: dict[str, Any] = {"CLIP": CLIPVisionModel(clip_config(vision)), "ILA": model}
     for form in forms:
-        if form in ("bfloat16", "int8"):
-            models[f"CLIP, {form}"] = form_of(clip_like(vision), form)
+        if form != "fused":
+            models[f"CLIP, {form}"] = form_of(models["CLIP"], form)
         models[f"ILA, {form}"] = form_of(model, form)
-    models = {name: each.to(arguments.device) for name, each in models.items()}
     found: list[Measurement] = []
     for num_frames in arguments.num_frames or [getattr(config, "num_frames", ILAConfig.num_frames)]:
         for batch in arguments.batch_size:
-            steps = {}
-            for name, each in models.items():
-                clips = torch.randn(batch, num_frames, 3, vision.image_size, vision.image_size)
-                clips = clips.to(arguments.device, torch.bfloat16 if "bfloat16" in name else torch.float)
-                steps[name] = Step(each, clips.flatten(0, 1) if "CLIP" in name else clips, arguments.training)
+            shape = (batch, num_frames, vision.image_size)
+            steps = {
+                name: make_step(each, shape, arguments.device, arguments.training) for name, each in models.items()
+            }
             case = f"{batch} × {num_frames} frames"
             measurements = measure(case, dict(steps), arguments.rounds)
             add_memory(measurements, steps)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
-from ..configuration_ila import ILAConfig
+from ..configuration_ila import ILAConfig, ILAVisionConfig
 from ..modeling_ila import ILAVisionModel
 
 
@@ -18,9 +18,13 @@ def trunk_flops(config: ILAConfig) -> float:
 
 def clip_flops(config: ILAConfig) -> float:
     """The same of CLIP's vision transformer, which sees as many frames, each by itself."""
+    return _count(CLIPVisionModel, clip_config(config.vision_config), config.num_frames)
+
+
+def clip_config(config: ILAVisionConfig) -> CLIPVisionConfig:
+    """Configuration of CLIP's vision transformer of the same size."""
     own = CLIPVisionConfig().to_dict().keys() - {"model_type", "architectures"}
-    fields = {name: value for name, value in config.vision_config.to_dict().items() if name in own}
-    return _count(CLIPVisionModel, CLIPVisionConfig(**fields), config.num_frames)
+    return CLIPVisionConfig(**{name: value for name, value in config.to_dict().items() if name in own})
 
 
 def _count(model_class: type[torch.nn.Module], config: Any, *batch: int) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..checks_ila import check_plain_weights
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAPreTrainedModel, ILAVisionModel
 
 
@@ -68,18 +69,10 @@ def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) ->
     """
     if not isinstance(model, ILAVisionModel | ILAForVideoTextClassification | ILAForVideoClassification):
         raise ValueError(f"Only vision and classification models can be exported, got {type(model).__name__}.")
-    if getattr(model, "hf_quantizer", None) is not None:
-        raise ValueError("A quantised model cannot be exported: load the model that it was made of.")
-    offloaded = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    if offloaded:
-        raise ValueError(
-            f"A model with offloaded weights cannot be exported, got {offloaded[0]!r} on the meta device: load it "
-            "without `device_map`."
-        )
+    check_plain_weights(model, "exported")
     copied: Any = copy.deepcopy(model)
-    copied.cpu().float().eval().requires_grad_(False)
+    copied.cpu().float().fuse()
     copied.set_attn_implementation("sdpa")
-    copied.fuse()
     config: Any = getattr(model.config, "vision_config", model.config)
     interpolate = image_size not in (None, config.image_size)
     if isinstance(copied, ILAVisionModel):
