@@ -52,7 +52,6 @@ from ila_hf.inference import compile_layers
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-SECONDS = 90  # of a case, about; every case has three rounds or more
 
 
 def clip(num_frames: int, **fields: Any) -> Any:
@@ -160,7 +159,7 @@ SMALLER_TABLES = ("compiled-b32", "compiled-b16", "types", "onnxruntime", "check
 WITH_MEMORY = (*IN_THE_TABLE, "checkpointing")
 
 
-def run_case(case: str, rounds: int, device: str) -> list[Measurement]:
+def run_case(case: str, rounds: int, seconds: float, device: str) -> list[Measurement]:
     """Build the models of a case, time them in turn, and measure their memory."""
     makers, patch, training, shape = CASES[case]
     steps = {}
@@ -168,7 +167,7 @@ def run_case(case: str, rounds: int, device: str) -> list[Measurement]:
         torch.manual_seed(0)
         model = make(shape[1], patch_size=patch, image_size=shape[2])
         steps[name] = make_step(model, shape, device, training)
-    found = measure(case, dict(steps), rounds, SECONDS)
+    found = measure(case, dict(steps), rounds, seconds)
     if case in WITH_MEMORY:
         add_memory(found, steps)
     return found
@@ -277,6 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=[*CASES, *OTHER_CASES])
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=90, help="of a case, about; but three rounds or more")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output_file", type=Path, default=RESULTS / "speed.json")
     parser.add_argument("--picture_dir", type=Path, default=Path(__file__).parent.parent / "docs")
@@ -287,7 +287,9 @@ def main() -> None:
     found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"cases": {}}
     for case in [] if arguments.report else arguments.cases or [*CASES, *OTHER_CASES]:
         if case in CASES:
-            found["cases"][case] = [asdict(each) for each in run_case(case, arguments.rounds, arguments.device)]
+            found["cases"][case] = [
+                asdict(each) for each in run_case(case, arguments.rounds, arguments.seconds, arguments.device)
+            ]
         else:
             found[case] = OTHER_CASES[case]()
         found["machine"] = machine()
