@@ -4,17 +4,17 @@
     python benchmarks/streaming.py --cases frame
     python benchmarks/streaming.py --report              # only the tables, of the file that is there
 
-- "frame": a causal B/32 on a clip of eight frames, and on the next frame of a stream; 400 class texts, or a linear head.
+- "frame": a causal B/32 on a clip of eight frames, and on the next frame of a stream; 400 class texts, or
+  a linear head.
 - "windows": the pipeline with a window of eight frames that moves by one, cut and streamed.
 - "memory": resident memory over 10 000 frames of a file, through `Stream`.
-- "accuracy": tiny models trained on the motion set with either `first_frame`; held-out top-1 on clips that are cut, and
-  on the same clips in a stream, behind another clip.
+- "accuracy": tiny models trained on the motion set with either `first_frame`; held-out top-1 on clips that are cut,
+  and on the same clips in a stream, behind another clip.
 """
 
 import argparse
 import json
 import resource
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -136,12 +136,10 @@ def measure_accuracy() -> dict[str, Any]:
             order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0))
             before = clips[order]  # another clip, of another class as a rule
 
-            ways: dict[str, Callable[[], torch.Tensor]] = {}
-            if first_frame == "next":
-                ways["as trained"] = lambda m=model: m(clips).logits
-            ways["cut"] = lambda m=model: switched(m)(clips).logits
-            ways["streamed"] = lambda m=model: streamed(switched(m), before, clips)
-            answers = {way: compute().argmax(-1) for way, compute in ways.items()}
+            logits = {"as trained": model(clips).logits} if first_frame == "next" else {}
+            model.set_first_frame("self")
+            logits |= {"cut": model(clips).logits, "streamed": streamed(model, before, clips)}
+            answers = {way: each.argmax(-1) for way, each in logits.items()}
             reference = next(iter(answers.values()))
             found[f"trained with {first_frame!r}"] = {
                 way: {
@@ -151,12 +149,6 @@ def measure_accuracy() -> dict[str, Any]:
                 for way, answer in answers.items()
             }
     return {"models": found}
-
-
-def switched(model: Any) -> Any:
-    """The model, its trunk made causal."""
-    model.set_first_frame("self")
-    return model
 
 
 def streamed(model: Any, before: torch.Tensor, clips: torch.Tensor) -> torch.Tensor:
@@ -202,7 +194,9 @@ def tables(found: dict[str, Any]) -> str:
         parts.append("\n".join(lines))
     if "memory" in found:
         sizes = found["memory"]["mebibytes"]
-        parts.append("\n".join(["| frame | MiB |", "|---|---|", *(f"| {at} | {size} |" for at, size in sizes.items())]))
+        parts.append(
+            "\n".join(["| frame | MiB |", "|---|---|", *(f"| {at} | {size} |" for at, size in sizes.items())])
+        )
     return "\n\n".join(parts)
 
 

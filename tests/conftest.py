@@ -1,11 +1,13 @@
 """Shared fixtures: tiny models through the public interface, and short video files."""
 
 import copy
+import importlib.util
 import os
 
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,17 @@ from ila_hf.demo.tiny import tiny_config, tiny_processor
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _torchcodec_that_loads():
+    """datasets imports torchcodec wherever it is installed; older ones need libraries of FFmpeg's that may lack."""
+    if importlib.util.find_spec("torchcodec") is None:
+        return
+    try:
+        importlib.import_module("torchcodec")
+    except RuntimeError:
+        datasets.config.TORCHCODEC_AVAILABLE = False
 
 
 def make_model(model_class=ILAForVideoTextClassification, vision=None, training=False, **fields):

@@ -60,7 +60,7 @@ PUBLIC_MODULES = [
 def test_snippet(code, printed, tiny_model, video_file, tmp_path, monkeypatch, capsys):
     if "torchao" in code:
         pytest.importorskip("torchao", reason="it needs a newer torch than the lowest that is supported")
-    make_reader_folder(tmp_path, tiny_model(), video_file)
+    make_reader_folder(tmp_path, tiny_model(vision={"first_frame": "self"}), video_file)
     monkeypatch.chdir(tmp_path)
     run_snippet(code, printed, capsys)
 

@@ -515,7 +515,7 @@ def test_a_linear_probe(tiny_model, clips, variant):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     outputs = model(clips, labels=torch.tensor([0, 1]), output_alignments=True)
     for found, mask in zip(outputs.alignment_masks, expected.alignment_masks, strict=True):
-        assert torch.equal(found, mask)
+        torch.testing.assert_close(found, mask)  # not bit by bit: without gradients torch may compute otherwise
     outputs.loss.backward()
     optimizer.step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}

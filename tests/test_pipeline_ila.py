@@ -24,7 +24,15 @@ from transformers import (
 )
 from transformers.pipelines.pt_utils import KeyDataset
 
-from ila_hf import ILAForVideoClassification, ILAModel, ILAProcessor, VideoReadError, pipeline_ila, read_video
+from ila_hf import (
+    ILACache,
+    ILAForVideoClassification,
+    ILAModel,
+    ILAProcessor,
+    VideoReadError,
+    pipeline_ila,
+    read_video,
+)
 from ila_hf.demo.tiny import tiny_processor
 from ila_hf.pipeline_ila import (
     ILAVideoClassificationPipeline,
@@ -368,6 +376,71 @@ def test_windows_are_classified_as_if_cut_out(
             start += stride or 1.2
         assert windows[-1]["timestamp"][1] == pytest.approx(len(frames) / fps)
     assert len(answers[0]) == (4 if stride is None else 7)
+
+
+@pytest.fixture(scope="module")
+def causal():
+    model = make_model(vision={"first_frame": "self"}, num_frames=4)
+    return {"model": model, "processor": tiny_processor(model.config)}
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_causal_model_sees_every_frame_of_windows_once(causal, task, batch_size, numbered_video, video_file):
+    """Windows of four frames that move by one: what a stream answers after each of them."""
+    model, processor = causal["model"], causal["processor"]
+    pipe, arguments = pipeline(task, **causal), {"top_k": 8}
+    if task == "zero-shot-video-classification":
+        arguments = {"candidate_labels": list(model.config.id2label.values())}
+    arguments |= {"window_seconds": 0.8, "stride_seconds": 0.2, "batch_size": batch_size}
+    shapes = []
+    hook = model.vision_model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append((args or (kwargs["pixel_values"],))[0].shape[:2]), with_kwargs=True
+    )
+    answers = pipe([numbered_video, video_file], **arguments)
+    assert [answers[0]] == pipe([numbered_video], **arguments)
+    assert answers[0] == next(iter(pipe((f for f in [numbered_video]), **arguments)))
+    hook.remove()
+    assert {batch for batch, _ in shapes} == {1}
+    assert sum(frames for _, frames in shapes) == 3 * 20 + math.ceil(read_video(video_file)[1].duration / 0.2)
+    for file, windows, fps in ((numbered_video, answers[0], 10), (video_file, answers[1], 25)):
+        frames = read_video(file)[0]
+        parts = math.ceil(len(frames) / fps / 0.2 - 1e-6)
+        shown = [min(math.floor((part + 0.5) * 0.2 * fps + 1e-6), len(frames) - 1) for part in range(parts)]
+        clip = processor(videos=frames[shown], do_sample_frames=False, return_tensors="pt").pixel_values
+        with torch.no_grad():
+            expected = model(clip, cache=ILACache(4)).logits[0, 3:].softmax(-1)
+        assert len(windows) == len(expected)
+        for window, scores in zip(windows, expected, strict=True):
+            named = {model.config.id2label[i]: score for i, score in enumerate(scores.tolist())}
+            check(window["labels"], named, 8)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"stride_seconds": 0.8},
+        {"stride_seconds": 0.3},
+        {"stride_seconds": 0.2, "frame_sampling_rate": 1},
+        {"stride_seconds": 0.2, "window_seconds": 60.0},
+    ],
+)
+def test_windows_without_common_frames_are_cut(causal, classify, arguments, numbered_video):
+    """Whatever the model is."""
+    model = causal["model"]
+    arguments = {"window_seconds": 0.8, "top_k": 8, **arguments}
+    answers = pipeline("video-classification", **causal)(numbered_video, **arguments)
+    for answer in answers:
+        first, last = (math.ceil(second * 10 - 1e-6) for second in answer["timestamp"])
+        clip = causal["processor"](
+            videos=read_video(numbered_video)[0][first:last],
+            do_sample_frames=True,
+            return_tensors="pt",
+            **({"sampling_strategy": "dense"} if "frame_sampling_rate" in arguments else {}),
+        ).pixel_values
+        with torch.no_grad():
+            scores = model(clip).logits[0].softmax(-1)
+        check(answer["labels"], {model.config.id2label[i]: score for i, score in enumerate(scores.tolist())}, 8)
 
 
 def test_sampling_in_windows(classify, scores_of, video_file):

@@ -20,7 +20,7 @@ SNIPPETS = snippets(PAGE)
 
 @pytest.mark.parametrize(("code", "printed"), SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet(code, printed, tiny_model, video_file, tmp_path, monkeypatch, capsys):
-    make_reader_folder(tmp_path, tiny_model(), video_file)
+    make_reader_folder(tmp_path, tiny_model(vision={"first_frame": "self"}), video_file)
     monkeypatch.chdir(tmp_path)
     run_snippet(code, printed, capsys)
 

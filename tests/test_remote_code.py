@@ -30,6 +30,7 @@ from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_processor
 
 CODE = {
     "alignment_ila.py",
+    "cache_ila.py",
     "fusion_ila.py",
     "checks_ila.py",
     "class_texts_ila.py",

@@ -302,8 +302,8 @@ def test_layouts_and_types_of_decoders(channels_last, dtype):
 
 def test_decoders_of_torchcodec(numbered_video):
     """What `datasets` yields for a column of videos."""
-    decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
     try:
+        decoders = pytest.importorskip("torchcodec.decoders", reason="torchcodec is not installed")
         decoder = decoders.VideoDecoder(str(numbered_video))
     except RuntimeError:
         pytest.skip("torchcodec does not find FFmpeg's libraries")

@@ -88,7 +88,7 @@ def test_windows_hold_the_frames_that_begin_in_them(make_video, name, window, st
     expected = naive_windows(make_video(name), Fraction(str(window)), Fraction(str(stride or window)))
     windows = list(sliding_windows(make_video(name), range, window, stride))
     assert len(windows) == len(expected)
-    for (start, end, frames), (seconds, inside) in zip(windows, expected, strict=True):
+    for (start, end, frames, _), (seconds, inside) in zip(windows, expected, strict=True):
         assert (start, end) == pytest.approx([float(second) for second in seconds])
         torch.testing.assert_close(frames, inside, rtol=0, atol=0)
 
@@ -284,3 +284,52 @@ def test_urls_and_bytes_are_loaded_once(make_video):
 def test_bad_arguments(source, window, stride, message):
     with pytest.raises(ValueError, match=message):
         next(sliding_windows(source, range, window, stride))
+
+
+@pytest.mark.parametrize(
+    "name", ["closed_groups.mp4", "uneven.mkv", "uneven_refresh.mp4", "edit_list.mp4", "mpeg4.avi"]
+)
+@pytest.mark.parametrize(("window", "stride"), [(1.0, 0.25), (1.2, 0.3), (0.8, 0.6), (100, 25)])
+def test_windows_that_share_frames(make_video, name, window, stride):
+    """Of each of four parts of a window the frame that is shown in its middle; parts are those of the whole video."""
+    path = make_video(name)
+    pictures, metadata = read_video(path)
+    with av.open(str(path)) as container:
+        frames = list(container.decode(container.streams.best("video")))
+    if name == "mpeg4.avi":
+        times, duration = [i / metadata.fps for i in range(len(pictures))], len(pictures) / metadata.fps
+    else:
+        times = [float((frame.pts - frames[0].pts) * frame.time_base) for frame in frames]
+        duration = times[-1] + float(frames[-1].duration * frames[-1].time_base)
+    windows = list(sliding_windows(path, lambda n: [0, n - 1], window, stride, shared_frames=4))
+    if window > duration:
+        torch.testing.assert_close(windows[0].frames, pictures[[0, -1]], rtol=0, atol=0)
+        assert [found.num_new for found in windows] == [2]
+        return
+    step, parts = window / 4, 0
+    for number, found in enumerate(windows):
+        assert found.start == pytest.approx(number * stride)
+        last = math.ceil(found.end / step - 1e-6)
+        shown = [max(i for i, at in enumerate(times) if at <= (last - 3.5 + k) * step + 1e-6) for k in range(4)]
+        torch.testing.assert_close(found.frames, pictures[shown], rtol=0, atol=0)
+        assert found.num_new == last - parts
+        parts = last
+    assert windows[-1].end == pytest.approx(duration)
+    assert all(found.num_new > 0 for found in windows)
+
+
+def test_shared_frames_are_decoded_once(make_video, monkeypatch):
+    """But for what is decoded again on the way, eight windows at a time."""
+    asked = []
+    frames_at = SeekableVideo.frames_at
+
+    def counted(self, index, numbers):
+        asked.extend(numbers)
+        return frames_at(self, index, numbers)
+
+    monkeypatch.setattr(SeekableVideo, "frames_at", counted)
+    windows = list(sliding_windows(make_video("closed_groups.mp4"), range, 0.8, 0.1, shared_frames=8))
+    assert len(windows) == 33
+    assert sorted(asked) == list(range(40))
+    with pytest.raises(ValueError, match=r"multiple of 0\.1 s, got `stride_seconds` of 0\.15"):
+        next(sliding_windows(make_video("closed_groups.mp4"), range, 0.8, 0.15, shared_frames=8))

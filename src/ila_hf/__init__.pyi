@@ -1,7 +1,10 @@
+from .cache_ila import ILACache as ILACache
 from .configuration_ila import PRESET_NAMES as PRESET_NAMES
 from .configuration_ila import ILAConfig as ILAConfig
 from .configuration_ila import ILATextConfig as ILATextConfig
 from .configuration_ila import ILAVisionConfig as ILAVisionConfig
+from .inference.stream import Stream as Stream
+from .inference.timeline import Timeline as Timeline
 from .modeling_ila import ILAForVideoClassification as ILAForVideoClassification
 from .modeling_ila import ILAForVideoTextClassification as ILAForVideoTextClassification
 from .modeling_ila import ILAModel as ILAModel

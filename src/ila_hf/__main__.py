@@ -22,6 +22,7 @@ COMMANDS = {
     "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
     "model-cards": ("evaluation.published_cards", "write the cards of the published variants"),
     "motion-videos": ("demo.motion_videos", "make a small labelled video set"),
+    "stream": ("inference.stream", "classify a live video, or a long one, after each of its frames"),
     "temporal-score": ("analysis.temporal_score", "compare the accuracy on temporal classes with that on static ones"),
     "tiny-model": ("demo.tiny", "make a tiny model to train from scratch"),
     "train": ("examples.run_video_classification", "fine-tune and evaluate a model on labelled videos"),

@@ -182,36 +182,39 @@ def pool_patches(patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torc
 class ILAPairs:
     """The M pairs of neighbouring frames of B clips, and the points that align them.
 
-    M is T - 1, or T where the first frame is also paired with itself: that pair comes first, and neither the loss nor
-    the diagnostics count it.
+    M is T - 1, or T where there is a frame before the first. That may be the first itself: neither the loss nor the
+    diagnostics count its pair.
 
     Args:
         interaction (B, M, C, h, w): Output of [`ILAInteraction`].
         points (B, M, 2, 2): Previous and current frame, (x, y).
+        before (B, 1, h, w, D), optional: The map before the first.
+        paired_with_itself: Whether that is the first.
     """
 
     interaction: torch.Tensor
     points: torch.Tensor
+    before: torch.Tensor | None
     paired_with_itself: bool
 
     @staticmethod
-    def frames(sequence: torch.Tensor, pair_with_itself: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Previous and current frame of every pair: (B, T, ...) -> twice (B, M, ...)."""
-        if not pair_with_itself:
+    def frames(sequence: torch.Tensor, before: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Previous and current frame of every pair: (B, T, ...), (B, 1, ...) -> twice (B, M, ...)."""
+        if before is None:
             return sequence[:, :-1], sequence[:, 1:]
-        return torch.cat([sequence[:, :1], sequence[:, :-1]], dim=1), sequence
+        return torch.cat([before, sequence[:, :-1]], dim=1), sequence
 
     def pool(self, patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torch.Tensor:
         """Both aligned features of every pair: (B, T, N, D), (B, M, 2, h, w) -> (B, M, 2, D)."""
-        frames = self.frames(patches, self.paired_with_itself)
+        frames = self.frames(patches, None if self.before is None else self.before.flatten(2, 3))
         return torch.stack([pool_patches(frames[i], masks[:, :, i], mean) for i in range(2)], dim=2)
 
     def own(self, per_pair: torch.Tensor) -> torch.Tensor:
         """What each frame is in the pair with its predecessor: (B, M, 2, ...) -> (B, T, ...).
 
-        The first frame, if it is not paired with itself, is the previous frame of the first pair.
+        The first frame, if there is none before it, is the previous frame of the first pair.
         """
-        if self.paired_with_itself:
+        if self.before is not None:
             return per_pair[:, :, 1]
         return torch.cat([per_pair[:, :1, 0], per_pair[:, :, 1]], dim=1)
 
@@ -235,9 +238,15 @@ class ILAAlignment(nn.Module):
         self.prediction.start_in_the_centre()
         init.ones_(self.mask.jitter_scale)
 
-    def forward(self, maps: torch.Tensor, pair_with_itself: bool = False) -> ILAPairs:
-        batch = maps.shape[0]  # (B, T, h, w, D)
-        pairs = torch.cat(ILAPairs.frames(maps, pair_with_itself), dim=4)  # previous frame first: (B, M, h, w, 2D)
+    def forward(
+        self, maps: torch.Tensor, pair_with_itself: bool = False, before: torch.Tensor | None = None
+    ) -> ILAPairs:
+        """Pair maps (B, T, h, w, D) with their predecessors; the first with `before` (B, 1, h, w, D), or itself."""
+        batch = maps.shape[0]
+        if pair_with_itself:
+            before = maps[:, :1]
+        pairs = torch.cat(ILAPairs.frames(maps, before), dim=4)  # previous frame first: (B, M, h, w, 2D)
         interaction = self.interaction(pairs.flatten(0, 1).permute(0, 3, 1, 2))  # (B·M, 2D, h, w) -> (B·M, C, h, w)
         points = self.prediction(interaction)
-        return ILAPairs(interaction.unflatten(0, (batch, -1)), points.unflatten(0, (batch, -1)), pair_with_itself)
+        interaction, points = (x.unflatten(0, (batch, -1)) for x in (interaction, points))
+        return ILAPairs(interaction, points, before, pair_with_itself)

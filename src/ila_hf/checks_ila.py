@@ -37,6 +37,52 @@ def check_clips(pixel_values: torch.Tensor | None, config: ILAVisionConfig) -> t
     return shape[3] // config.patch_size, shape[4] // config.patch_size
 
 
+def check_stream(trunk: Any) -> None:
+    """Refuse to stream through a trunk that trains, or in which a frame depends on later ones."""
+    if trunk.training:
+        raise ValueError("A cache is for inference: call `model.eval()` first.")
+    layer = layer_that_sees_later_frames(trunk)
+    if layer is not None:
+        config = trunk.config
+        advice = "no other setting of it is"
+        # CODEPATH: models of the paper's architecture can be made causal, the released checkpoints cannot
+        if config.temporal_module == "ila" and config.architecture == "paper":
+            advice = (
+                'call `model.set_first_frame("self")`, or pass `--first_frame self`, which changes how a clip begins'
+            )
+        raise ValueError(
+            f"A cache needs a causal trunk. Layer {layer} is not causal (temporal_module={config.temporal_module!r}, "
+            f"architecture={config.architecture!r}, first_frame={config.first_frame!r}): {advice}."
+        )
+
+
+def layer_that_sees_later_frames(trunk: Any) -> int | None:
+    """The first layer in which a frame depends on later ones; None for a causal trunk."""
+    for index, layer in enumerate(trunk.encoder.layers):
+        if layer.temporal is not None and not getattr(layer.temporal, "is_causal", False):
+            return index
+    return None
+
+
+def check_kept(kept: Any, cache: Any, labels: torch.Tensor | None = None) -> None:
+    """Refuse places of no frames, places without a cache, and labels with one."""
+    if isinstance(kept, int) and kept < 0:
+        raise ValueError(f"`logits_to_keep` must be a number of frames, 0 for all, or a tensor of places, got {kept}.")
+    if cache is None and not (isinstance(kept, int) and kept == 0):
+        raise ValueError("`logits_to_keep` needs `cache`: a clip has one row of logits.")
+    if cache is not None and labels is not None:
+        raise ValueError("`labels` are those of clips, and a cache is of streams: pass one or the other.")
+
+
+def check_no_cache(arguments: dict[str, Any]) -> None:
+    """Refuse a cache where every clip is compared with texts of its own."""
+    if arguments.get("cache") is not None:
+        raise ValueError(
+            "ILAModel compares clips with texts: for streams call `get_video_features` with the cache, and "
+            "`video_text_logits`."
+        )
+
+
 def check_grid(grid: tuple[int, int], patch_size: int) -> None:
     """Refuse patch grids (h, w) that the two poolings of the alignment reduce to nothing."""
     if min(grid) < MIN_GRID_SIZE:

@@ -10,9 +10,11 @@ from torch.fx.experimental.symbolic_shapes import statically_known_true
 from transformers import CLIPVisionConfig
 from transformers import initialization as init
 from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer, eager_attention_forward
 
+from .cache_ila import ILACache
 from .configuration_ila import ILAConfig
 
 
@@ -40,17 +42,44 @@ class ILAMultiframeIntegration(nn.Module):
         """Positions as other new weights."""
         init.normal_(self.position_embedding, std=self.initializer_range)
 
-    def forward(self, frame_features: torch.Tensor) -> torch.Tensor:
+    def positions(self, num_frames: int) -> torch.Tensor:
+        """Positions (1, T, E) of so many frames."""
         positions: torch.Tensor = self.position_embedding
-        num_frames = frame_features.shape[1]
         # Asking a graph of any T whether T is `num_frames` would make it one of that length; in a trace T is a tensor
         if isinstance(num_frames, torch.Tensor) or not statically_known_true(num_frames == positions.shape[1]):
             positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
-            positions = positions.transpose(1, 2)  # (1, T, E)
+            positions = positions.transpose(1, 2)
+        return positions
+
+    def forward(self, frame_features: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
+        """See the class. With `lengths` (B,), clips are so many frames at the end of the T, and zeros before."""
+        num_frames = frame_features.shape[1]
+        if lengths is None:
+            return self.integrate(frame_features, self.positions(num_frames), None).mean(dim=1)
+        lengths = lengths.to(frame_features.device)[:, None]
+        table = [nn.functional.pad(self.positions(i), (0, 0, num_frames - i, 0)) for i in range(1, num_frames + 1)]
+        is_frame = torch.arange(num_frames, device=lengths.device) >= num_frames - lengths  # (B, T)
+        mask = create_bidirectional_mask(self.block_config, frame_features, is_frame)
+        integrated = self.integrate(frame_features, torch.cat(table)[lengths[:, 0] - 1], mask)
+        return torch.where(is_frame[..., None], integrated, 0).sum(dim=1) / lengths
+
+    def of_streams(
+        self, frame_features: torch.Tensor, cache: ILACache, logits_to_keep: int | torch.Tensor
+    ) -> torch.Tensor:
+        """Features of the next frames of streams (B, S, E) -> of the clips that end with those kept, (B, P, E)."""
+        if cache.num_frames is None:
+            cache.num_frames = self.position_embedding.shape[1]
+        clips = cache.clips("frame_features", frame_features, logits_to_keep)  # (B, P, T, E)
+        lengths = cache.clip_lengths(frame_features.shape[1], logits_to_keep)
+        video: torch.Tensor = self(clips.flatten(0, 1), None if lengths is None else lengths.flatten())
+        return video.unflatten(0, clips.shape[:2])
+
+    def integrate(self, frame_features: torch.Tensor, positions: torch.Tensor, mask: Any) -> torch.Tensor:
+        """Eq. 8 before the mean: (B, T, E), (1 or B, T, E) -> (B, T, E)."""
         hidden_states = frame_features + positions
         for layer in self.layers:
-            hidden_states = layer(hidden_states, None)
-        return (frame_features + hidden_states).mean(dim=1)
+            hidden_states = layer(hidden_states, mask)
+        return frame_features + hidden_states
 
 
 def attend(
@@ -121,7 +150,9 @@ class ILAPromptLayer(nn.Module):
 
 
 class ILAVideoPrompt(nn.Module):
-    """Video-specific text prompt, as in X-CLIP: texts (K, E) and patch tokens (B, T, N, D) -> (B, K, E).
+    """Video-specific text prompt, as in X-CLIP: texts (K, E) and features of patches (B, N, E) -> (B, K, E).
+
+    The latter are the mean of [`patch_features`] over the frames of a clip.
 
     Original: `prompts_visual_ln`, `prompts_visual_proj`, `prompts_generator`.
     """
@@ -144,8 +175,16 @@ class ILAVideoPrompt(nn.Module):
         """Project the patch tokens of every frame: (B, T, N, D) -> (B, T, N, E)."""
         return self.patch_projection(self.patch_norm(patches))
 
-    def forward(self, text: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
-        patches = self.norm(self.patch_features(patches).mean(dim=1))  # (B, N, E)
+    def of_streams(self, patches: torch.Tensor, cache: ILACache, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
+        """Patch tokens of the next frames of streams (B, S, N, D) -> means over clips as above, (B, P, N, E)."""
+        clips = cache.clips("patch_features", self.patch_features(patches), logits_to_keep)  # (B, P, T, N, E)
+        lengths = cache.clip_lengths(patches.shape[1], logits_to_keep)
+        if lengths is None:
+            return clips.mean(dim=2)
+        return clips.sum(dim=2) / lengths.to(clips.device)[..., None, None]
+
+    def forward(self, text: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        patches = self.norm(features)
         text = text.expand(patches.shape[0], -1, -1)  # (K, E) -> (B, K, E)
         prompt = text
         for layer in self.layers:

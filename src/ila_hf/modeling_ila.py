@@ -44,7 +44,16 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .alignment_ila import ILAMask
-from .checks_ila import check_clips, check_labels, check_pairing, check_texts
+from .cache_ila import ILACache
+from .checks_ila import (
+    check_clips,
+    check_kept,
+    check_labels,
+    check_no_cache,
+    check_pairing,
+    check_stream,
+    check_texts,
+)
 from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
 from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
 from .fusion_ila import ILAFusionMixin
@@ -52,7 +61,7 @@ from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt, attend
 from .new_weights_ila import ILANewWeightsMixin
 from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
-from .temporal_ila import make_temporal_module
+from .temporal_ila import ILAAligningModule, make_temporal_module
 
 
 class ILAAttention(CLIPAttention):
@@ -136,15 +145,21 @@ class ILAEncoder(nn.Module):
         self.gradient_checkpointing = False
 
     def forward(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], with_loss: bool = True, **kwargs: Any
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int],
+        with_loss: bool = True,
+        cache: ILACache | None = None,
+        **kwargs: Any,
     ) -> tuple[torch.Tensor, list[ILATemporalOutput]]:
         """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens."""
         outputs = []
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
                 continue
-            temporal = layer.temporal(hidden_states, grid, with_loss)
+            previous = () if cache is None else (cache.previous(f"layers.{index}", hidden_states),)
+            temporal = layer.temporal(hidden_states, grid, with_loss, *previous)
             hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
             # What the layer has used is not kept until the end of the trunk
             kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
@@ -231,6 +246,24 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
             if isinstance(module, ILAMultiframeIntegration):
                 module.block_config._attn_implementation = self.config._attn_implementation
 
+    # The configuration follows; a frame is paired with itself or not where it is computed
+    # trf-ignore: TRF033
+    def set_first_frame(self, first_frame: str) -> None:
+        """Change `first_frame` of the configuration and of all layers; weights do not depend on it.
+
+        A model that was trained with "next" takes part in streaming once it is set to "self".
+
+        Raises:
+            StrictDataclassError: As the configuration does, for another value and where there is no such choice.
+        """
+        for module in self.modules():
+            if isinstance(module, ILAVisionModel):
+                # Refuses what the present configuration could not hold
+                ILAVisionConfig.from_dict({**module.config.to_dict(), "first_frame": first_frame})
+                module.config.first_frame = first_frame
+            if isinstance(module, ILAAligningModule):
+                module.pair_with_itself = first_frame == "self"
+
     # It sets no hyperparameter but a state, which is saved and loaded, as the epoch of a learning rate is
     # trf-ignore: TRF033
     def set_mask_jitter_epoch(self, epoch: int) -> None:
@@ -312,9 +345,10 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
         output_alignment_loss: bool = False,
+        cache: ILACache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAVisionModelOutput:
-        """Run the trunk on clips of any number of frames.
+        """Run the trunk on clips of any number of frames, or on the next frames of streams.
 
         Args:
             pixel_values (B, T, 3, H, W): Normalised clips, as [`ILAVideoProcessor`] makes them.
@@ -322,18 +356,25 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             output_alignments: Also return the loss, and points, masks, tokens and losses of every layer.
             output_alignment_loss: Also return the alignment loss, as in training. It needs masks and pooled features
                 that the layers do not.
+            cache: Of the streams that these frames continue. Diagnostics then have a pair for every frame.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Raises:
-            ValueError: For clips of another rank, channel count or data type, without frames, or too small.
+            ValueError: For clips of another rank, channel count or data type, without frames, or too small. For a
+                cache of other streams, in training, and for a trunk that is not causal.
         """
         grid = check_clips(pixel_values, self.config)
+        if cache is not None:
+            check_stream(self)
+            cache.begin(pixel_values.shape[0])
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         with_loss = self.training or output_alignments or output_alignment_loss
-        hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, **kwargs)
+        hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, cache, **kwargs)
+        if cache is not None:
+            cache.advance(pixel_values.shape[1])
         output = ILAVisionModelOutput(
-            last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0])
+            last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0]), cache=cache
         )
         losses = tuple(each.loss for each in temporal if each.loss is not None)
         if with_loss:
@@ -377,15 +418,32 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_video_features(self, pixel_values: torch.Tensor | None, **kwargs: Any) -> ILAVisionModelOutput:
+    def get_video_features(
+        self,
+        pixel_values: torch.Tensor | None,
+        cache: ILACache | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> ILAVisionModelOutput:
         """Output of the trunk with the integrated video features (B, E), not normalised, as `pooler_output`.
 
         Args:
-            pixel_values (B, T, 3, H, W): Normalised clips.
+            pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
+            cache: Of the streams; `pooler_output` is then (B, P, E).
+            logits_to_keep: Which P of the frames of streams are of interest: the last so many, all (0), or those at
+                the places in a tensor.
             kwargs: See [`ILAVisionModel.forward`].
         """
-        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, return_dict=True, **kwargs)
-        outputs.pooler_output = self.integration(self.visual_projection(outputs.pooler_output))
+        check_kept(logits_to_keep, cache)
+        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
+        frame_features = self.visual_projection(outputs.pooler_output)
+        if cache is None:
+            outputs.pooler_output = self.integration(frame_features)
+            return outputs
+        outputs.pooler_output = self.integration.of_streams(frame_features, cache, logits_to_keep)
+        if self.prompt is not None:
+            patches = outputs["last_hidden_state"][:, :, 1:]
+            outputs.patch_features = self.prompt.of_streams(patches, cache, logits_to_keep)
         return outputs
 
     def video_text_logits(
@@ -398,17 +456,21 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
             text_features (K, E): Not normalised.
 
         Returns:
-            Logits (B, K), normalised video features (B, E) and normalised, prompted text features (B, K, E).
+            Logits (B, K), normalised video features (B, E) and normalised, prompted text features (B, K, E). Of
+            streams, (B, P, K) and so on.
         """
-        video = nn.functional.normalize(vision_outputs["pooler_output"].float(), dim=-1)
-        text = text_features[None]
+        video = nn.functional.normalize(vision_outputs["pooler_output"].float(), dim=-1)  # (B, E) or (B, P, E)
+        text = text_features
         if self.prompt is not None:
-            patches = vision_outputs["last_hidden_state"][:, :, 1:]
-            text = self.prompt(text_features.to(patches.device), patches)
-        text = nn.functional.normalize(text.float(), dim=-1).expand(video.shape[0], -1, -1)
+            features: Any = vision_outputs.get("patch_features")
+            if features is None:
+                features = self.prompt.patch_features(vision_outputs["last_hidden_state"][:, :, 1:]).mean(dim=1)
+            clips = features.flatten(0, -3)
+            text = self.prompt(text.to(clips.device), clips).unflatten(0, features.shape[:-2])
+        text = nn.functional.normalize(text.float(), dim=-1).expand(*video.shape[:-1], -1, -1)
         video = video.to(text.device)
         # Not a matrix product: autocast would run it in half precision
-        logits = self.logit_scale.float().exp().to(text.device) * (text * video[:, None]).sum(-1)
+        logits = self.logit_scale.float().exp().to(text.device) * (text * video[..., None, :]).sum(-1)
         return logits, video, text
 
     @can_return_tuple
@@ -432,6 +494,7 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
             interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
                 [`ILAVisionModel.forward`].
         """
+        check_no_cache(kwargs)
         vision_outputs = self.get_video_features(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
@@ -534,19 +597,25 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
         output_alignment_loss: bool = False,
+        cache: ILACache | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAClassifierOutput:
-        """Classify clips.
+        """Classify clips, or streams after each of their next frames.
 
         Args:
-            pixel_values (B, T, 3, H, W): Normalised clips.
+            pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
             input_ids (K, S), attention_mask (K, S): Class texts for this call, instead of the stored ones.
-            labels: Class ids (B,) or soft targets (B, K).
+            labels: Class ids (B,) or soft targets (B, K); not with a cache.
+            cache, logits_to_keep: See [`ILAModel.get_video_features`].
             interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
                 [`ILAVisionModel.forward`].
         """
+        check_kept(logits_to_keep, cache, labels)
         vision_outputs = self.get_video_features(
             pixel_values,
+            cache,
+            logits_to_keep,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
             output_alignment_loss=output_alignment_loss or labels is not None,
@@ -596,25 +665,34 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         interpolate_pos_encoding: bool = False,
         output_alignments: bool = False,
         output_alignment_loss: bool = False,
+        cache: ILACache | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAClassifierOutput:
-        """Classify clips.
+        """Classify clips, or streams after each of their next frames.
 
         Args:
-            pixel_values (B, T, 3, H, W): Normalised clips.
-            labels: Class ids (B,) or soft targets (B, K).
+            pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
+            labels: Class ids (B,) or soft targets (B, K); not with a cache.
+            cache, logits_to_keep: See [`ILAModel.get_video_features`].
             interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
                 [`ILAVisionModel.forward`].
         """
+        check_kept(logits_to_keep, cache, labels)
         vision_outputs = self.vision_model(
             pixel_values,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
             output_alignment_loss=output_alignment_loss or labels is not None,
+            cache=cache,
             return_dict=True,
             **kwargs,
         )
-        video = self.integration(self.visual_projection(vision_outputs.pooler_output))
+        frame_features = self.visual_projection(vision_outputs.pooler_output)
+        if cache is None:
+            video = self.integration(frame_features)
+        else:
+            video = self.integration.of_streams(frame_features, cache, logits_to_keep)
         video = nn.functional.normalize(video.float(), dim=-1).to(self.norm.weight.dtype)
         logits = self.classifier(self.dropout(self.norm(video))).float()
         return classifier_output(logits, labels, vision_outputs, self.config)

@@ -8,6 +8,8 @@ import torch
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from .cache_ila import ILACache
+
 
 @dataclass
 class ILATemporalOutput(ModelOutput):
@@ -46,6 +48,9 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
         interactive_points (tuple of (B, T-1, 2, 2), optional): Previous and current frame, (x, y) in [-1, 1].
         alignment_masks (tuple of (B, T-1, 2, h, w), optional): Eq. 6, in training averaged over nine points.
         mutual_information_tokens (tuple of (B, T-1, 2, D), optional): Pooled aligned features of every pair.
+        cache ([`ILACache`], optional): The one that was passed. `pooler_output` of [`ILAModel.get_video_features`] is
+            then (B, P, E), of the clips that end with the P frames that are kept.
+        patch_features (B, P, N, E), optional: With a cache, from a model with a prompt: means over the same clips.
     """
 
     alignment_loss: torch.Tensor | None = None
@@ -53,6 +58,8 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
     interactive_points: tuple[torch.Tensor, ...] | None = None
     alignment_masks: tuple[torch.Tensor, ...] | None = None
     mutual_information_tokens: tuple[torch.Tensor, ...] | None = None
+    cache: ILACache | None = None
+    patch_features: torch.Tensor | None = None
 
 
 @dataclass
@@ -87,10 +94,11 @@ class ILAClassifierOutput(ModelOutput):
 
     Args:
         loss (scalar, optional): `classification_loss` + `config.alignment_loss_weight` · `alignment_loss`.
-        logits (B, K): float32.
+        logits (B, K): float32. With a cache (B, P, K), one row for each frame that is kept.
         classification_loss (scalar, optional): With `labels`.
         alignment_loss (scalar, optional): Before weighting; see [`ILAVisionModelOutput`] for this and all below. In
             evaluation with `labels` or `output_alignments`.
+        cache ([`ILACache`], optional): The one that was passed.
     """
 
     loss: torch.Tensor | None = None
@@ -103,3 +111,4 @@ class ILAClassifierOutput(ModelOutput):
     interactive_points: tuple[torch.Tensor, ...] | None = None
     alignment_masks: tuple[torch.Tensor, ...] | None = None
     mutual_information_tokens: tuple[torch.Tensor, ...] | None = None
+    cache: ILACache | None = None

@@ -9,8 +9,10 @@ import dataclasses
 import itertools
 import operator
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from fractions import Fraction
+from functools import partial
 from os import PathLike
 from typing import Any, cast
 
@@ -24,7 +26,8 @@ from transformers.pipelines.video_classification import VideoClassificationPipel
 from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
 
-from .checks_ila import check_names
+from .cache_ila import ILACache
+from .checks_ila import check_names, layer_that_sees_later_frames
 from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
 from .video_processing_ila import logits_of_views
@@ -120,7 +123,10 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         params = dict(preprocess_params)
         window, stride = params.pop("window_seconds", None), params.pop("stride_seconds", None)
         if window is not None:
-            windows = self._cut(inputs, params, window, stride)
+            shared_frames = self._shared_frames(params, window, window if stride is None else stride)
+            windows = self._cut(inputs, params, window, stride, shared_frames)
+            if shared_frames is not None:
+                return self._follow(windows, batch_size, forward_params, postprocess_params, read_ahead)
             return self._pack(windows, batch_size, params, forward_params, postprocess_params, read_ahead)
         if stride is not None:
             raise ValueError(f"`stride_seconds` of {stride} needs `window_seconds`.")
@@ -155,8 +161,27 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return iter(PipelineIterator(outputs, self.postprocess, postprocess_params))
 
+    def _shared_frames(self, params: _Params, window: float, stride: float) -> int | None:
+        """T, if windows overlap so that they can have frames in common, and the model is causal: it sees them once.
+
+        None for several views, and for frames at a given distance, which are counted from the middle of a window.
+        """
+        num_frames: int = params.get("num_frames") or self.model.config.num_frames
+        processor = self.video_processor
+        is_dense = "frame_sampling_rate" in params or processor.sampling_strategy == "dense"
+        has_views = processor.num_clips * processor.num_crops > 1
+        parts = Fraction(repr(float(stride))) * num_frames / Fraction(repr(float(window)))
+        if stride >= window or parts.denominator != 1 or is_dense or has_views:
+            return None
+        return num_frames if layer_that_sees_later_frames(self.model.vision_model) is None else None
+
     def _cut(
-        self, videos: Iterable[Any], params: _Params, window: float, stride: float | None
+        self,
+        videos: Iterable[Any],
+        params: _Params,
+        window: float,
+        stride: float | None,
+        shared_frames: int | None,
     ) -> Iterator[tuple[int, VideoWindow]]:
         """The windows of all videos, with the number of the video."""
 
@@ -165,8 +190,38 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             return list(self.video_processor.sample_frames(metadata, **self._sampling(**params)))
 
         for number, video in enumerate(videos):
-            for part in sliding_windows(video, sample, window, stride):
+            for part in sliding_windows(video, sample, window, stride, shared_frames=shared_frames):
                 yield number, part
+
+    def _follow(
+        self,
+        windows: Iterator[tuple[int, VideoWindow]],
+        batch_size: int,
+        forward_params: _Params,
+        postprocess_params: _Params,
+        read_ahead: bool,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """As [`_pack`], by a causal model, which sees every frame of a video once."""
+
+        def read() -> Iterator[tuple[int, list[VideoWindow], _Params]]:
+            for number, parts in _some_of_a_video(windows, batch_size):
+                frames = torch.cat([part.frames[-part.num_new :] for part in parts])
+                inputs = self.video_processor(frames, do_sample_frames=False, return_tensors="pt")
+                ends = torch.tensor([part.num_new for part in parts]).cumsum(0) - 1
+                yield number, parts, {"pixel_values": inputs["pixel_values"].to(self.dtype), "logits_to_keep": ends}
+
+        def answers() -> Iterator[tuple[int, dict[str, Any]]]:
+            cache = ILACache()
+            for number, parts, inputs in _BatchesAhead(read()) if read_ahead else read():
+                if parts[0].start == 0:
+                    cache = ILACache(len(parts[0].frames))
+                logits = self.forward({**inputs, "cache": cache}, **forward_params)["logits"]
+                for part, row in zip(parts, logits, strict=True):
+                    labels = self.postprocess(ModelOutput(logits=row[None]), **postprocess_params)
+                    yield number, {"timestamp": (part.start, part.end), "labels": labels}
+
+        for _, group in itertools.groupby(answers(), key=operator.itemgetter(0)):
+            yield [answer for _, answer in group]
 
     def _pack(
         self,
@@ -215,6 +270,20 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         if len(inputs["pixel_values"]) != 1:
             raise ValueError(f"A video is one file or the frames of one, got {len(inputs['pixel_values'])} in a list.")
         return {"pixel_values": inputs["pixel_values"].to(self.dtype)}
+
+    def _forward(self, model_inputs: _Params, **params: Any) -> ModelOutput:
+        """Logits (B, V, K) of clips or views, or of the P windows that end with frames of a stream, (P, 1, K)."""
+        # Without the scalars of the model's output, which are of all videos of a batch
+        pixel_values, stream = model_inputs.pop("pixel_values"), model_inputs
+        if stream:
+            return ModelOutput(logits=self._logits(pixel_values, **stream, **params)[0, :, None].float())
+        return ModelOutput(logits=logits_of_views(pixel_values, lambda view: self._logits(view, **params)))
+
+    def _logits(
+        self, clips: torch.Tensor, cache: ILACache | None = None, logits_to_keep: Any = 0, **params: Any
+    ) -> torch.Tensor:
+        """Logits (B, K) of clips, or (1, P, K) of a stream."""
+        raise NotImplementedError
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """As every pipeline; the video processor, which these leave out, is saved, too."""
@@ -293,21 +362,18 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
             postprocess.pop("function_to_apply", None)  # transformers 5.11 has softmax for every model
         return parameters, {}, postprocess
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> ModelOutput:
-        # Without the scalars of the model's output, which are of all videos of a batch
-        pixel_values = model_inputs["pixel_values"]
-        logits = logits_of_views(pixel_values, lambda view: self.model(pixel_values=view, return_dict=True).logits)
-        return ModelOutput(logits=logits)
+    def _logits(
+        self, clips: torch.Tensor, cache: ILACache | None = None, logits_to_keep: Any = 0, **params: Any
+    ) -> torch.Tensor:
+        stream = {} if cache is None else {"cache": cache, "logits_to_keep": logits_to_keep}
+        logits: torch.Tensor = self.model(pixel_values=clips, return_dict=True, **stream).logits
+        return logits
 
     def postprocess(
         self, model_outputs: ModelOutput, top_k: int = 5, function_to_apply: str | None = None
     ) -> list[dict[str, Any]]:
         """Logits (1, V, K) to the best classes."""
-        if function_to_apply is None:
-            is_multi_label = self.model.config.problem_type == "multi_label_classification"
-            function_to_apply = "sigmoid" if is_multi_label else "softmax"
-        logits = model_outputs["logits"]
-        scores = {"softmax": logits.softmax(-1), "sigmoid": logits.sigmoid(), "none": logits}[function_to_apply]
+        scores = score_function(function_to_apply, self.model.config.problem_type)(model_outputs["logits"])
         answer: list[dict[str, Any]] = super().postprocess(ModelOutput(logits=scores.mean(1)), top_k, "none")
         return answer
 
@@ -389,13 +455,12 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
             ).pooler_output
         return features
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor], text_features: torch.Tensor) -> ModelOutput:
-        def logits_of(view: torch.Tensor) -> torch.Tensor:
-            vision_outputs = self.model.get_video_features(view, return_dict=True)
-            logits: torch.Tensor = self.model.video_text_logits(vision_outputs, text_features)[0]
-            return logits
-
-        return ModelOutput(logits=logits_of_views(model_inputs["pixel_values"], logits_of))
+    def _logits(
+        self, clips: torch.Tensor, cache: ILACache | None = None, logits_to_keep: Any = 0, **params: Any
+    ) -> torch.Tensor:
+        vision_outputs = self.model.get_video_features(clips, cache, logits_to_keep, return_dict=True)
+        logits: torch.Tensor = self.model.video_text_logits(vision_outputs, params["text_features"])[0]
+        return logits
 
     def postprocess(self, model_outputs: ModelOutput, candidate_labels: list[str]) -> list[dict[str, Any]]:
         """Logits (1, V, K) to all classes, the best first."""
@@ -404,6 +469,38 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
             {"score": score, "label": candidate_labels[i]}
             for score, i in zip(scores.tolist(), order.tolist(), strict=True)
         ]
+
+
+def score_function(function_to_apply: str | None, problem_type: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What turns logits (..., K) into scores.
+
+    Args:
+        function_to_apply: "softmax", "sigmoid" or "none". Default: as the kind of the problem says.
+        problem_type: "multi_label_classification" or None.
+
+    Raises:
+        ValueError: For another function.
+    """
+    if function_to_apply is None:
+        function_to_apply = "sigmoid" if problem_type == "multi_label_classification" else "softmax"
+    functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "softmax": partial(torch.softmax, dim=-1),
+        "sigmoid": torch.sigmoid,
+        "none": torch.clone,
+    }
+    if function_to_apply not in functions:
+        allowed = ", ".join(map(repr, functions))
+        raise ValueError(f"`function_to_apply` must be one of {allowed}, got {function_to_apply!r}.")
+    return functions[function_to_apply]
+
+
+def _some_of_a_video(
+    windows: Iterator[tuple[int, VideoWindow]], batch_size: int
+) -> Iterator[tuple[int, list[VideoWindow]]]:
+    """The number of a video with up to `batch_size` of its windows."""
+    for number, group in itertools.groupby(windows, key=operator.itemgetter(0)):
+        while parts := [part for _, part in itertools.islice(group, batch_size)]:
+            yield number, parts
 
 
 class _ReadAhead:

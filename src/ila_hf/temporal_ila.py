@@ -17,6 +17,13 @@ its weights in
 
     fuse()
 
+A module in which no frame depends on later ones may say so, and then takes part in streaming ([`ILACache`]):
+
+    is_causal = True
+    forward(hidden_states, grid, with_loss, previous=None) -> ILATemporalOutput
+
+where `previous` (B, 1, L, D) holds the tokens of the frame before the first, and in a new stream the first itself.
+
 A module of your own needs no change here:
 
 ```python
@@ -56,10 +63,14 @@ class ILAAligningModule(nn.Module):
         """Switch the mode; a frozen module stays in evaluation: no jitter, and BatchNorm keeps its statistics."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
-    def align(self, hidden_states: torch.Tensor, grid: tuple[int, int]) -> ILAPairs:
-        """Align the patch maps of neighbouring frames: (B, T, L, D) -> [`ILAPairs`]."""
+    def align(
+        self, hidden_states: torch.Tensor, grid: tuple[int, int], previous: torch.Tensor | None = None
+    ) -> ILAPairs:
+        """Align the patch maps of neighbouring frames: (B, T, L, D), and (B, 1, L, D) before it -> [`ILAPairs`]."""
         check_grid(grid, self.patch_size)
         maps = hidden_states[:, :, 1:].unflatten(2, grid)  # (B, T, N, D) -> (B, T, h, w, D)
+        if previous is not None:
+            return self.alignment(maps, before=previous[:, :, 1:].unflatten(2, grid))
         batch, num_frames = maps.shape[:2]
         pair_with_itself = self.pair_with_itself or num_frames == 1  # a clip of one frame has no neighbours
         if self.training and self.alignment.prediction.pool_first:
@@ -101,8 +112,19 @@ class ILAMutualInformation(ILAAligningModule):
         use_token = config.interaction_token
         self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
 
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], with_loss: bool = True) -> ILATemporalOutput:
-        pairs = self.align(hidden_states, grid)
+    @property
+    def is_causal(self) -> bool:
+        """Whether no frame depends on later ones."""
+        return self.pair_with_itself
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        grid: tuple[int, int],
+        with_loss: bool = True,
+        previous: torch.Tensor | None = None,
+    ) -> ILATemporalOutput:
+        pairs = self.align(hidden_states, grid, previous)
         patches, outputs = hidden_states[:, :, 1:], {}
         if with_loss:
             masks = self.alignment.mask(pairs.points, *grid)
@@ -115,7 +137,7 @@ class ILAMutualInformation(ILAAligningModule):
         tokens = tokens[:, :, None]  # (B, T, 1, D)
         if self.interaction_fc is not None:
             interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
-            if not pairs.paired_with_itself:
+            if pairs.before is None:
                 interaction = torch.cat([interaction[:, :1], interaction], dim=1)
             tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)  # (B, T, 2, D)
         return ILATemporalOutput(tokens=tokens, **outputs)

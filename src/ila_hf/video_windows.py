@@ -24,6 +24,8 @@ from .video_seeking import FrameIndex, MisplacedFrameError, SeekableVideo, ways_
 from .video_sources import Deadline, VideoLimits, VideoReadError, open_source
 
 
+_WINDOWS_AT_ONCE = 8
+
 # Takes how many frames a window has and returns which of them make its clip
 WindowSampler = Callable[[int], Sequence[int]]
 
@@ -34,32 +36,43 @@ class VideoWindow(NamedTuple):
     Args:
         start, end: Seconds from the first frame of the video; the end of the last window is that of the video.
         frames: (T, 3, H, W), uint8 RGB.
+        num_new: How many of them, the last ones, are no frames that the window before shares; see `shared_frames` of
+            [`sliding_windows`].
     """
 
     start: float
     end: float
     frames: torch.Tensor
+    num_new: int
 
 
 class _PlannedWindow(NamedTuple):
-    """Seconds, the number of the first frame, and the numbers of the frames of the clip."""
+    """Seconds, the number of the first frame, the numbers of the frames of the clip, and how many of them are new."""
 
     start: Fraction
     end: Fraction
     first: int
     numbers: list[int]
+    num_new: int
 
     def read(self, frames: dict[int, torch.Tensor]) -> VideoWindow:
         """The window, from frames by their numbers."""
-        return VideoWindow(float(self.start), float(self.end), torch.stack([frames[i] for i in self.numbers]))
+        pixels = torch.stack([frames[i] for i in self.numbers])
+        return VideoWindow(float(self.start), float(self.end), pixels, self.num_new)
 
 
 class _Plan(NamedTuple):
-    """Length of a window and distance of two, in seconds, and what makes its clip."""
+    """Length of a window and distance of two, in seconds, and what makes its clip; see [`sliding_windows`]."""
 
     window: Fraction
     stride: Fraction
     sampler: WindowSampler
+    shared_frames: int | None
+
+    @property
+    def windows_at_once(self) -> int:
+        """How many are read together, where they overlap: what is decoded on the way to a frame serves all of them."""
+        return 1 if self.stride >= self.window else _WINDOWS_AT_ONCE
 
     def windows(self, index: FrameIndex, start: Fraction = Fraction(0)) -> Iterator[_PlannedWindow]:
         """The windows from the one that begins at `start` on."""
@@ -68,11 +81,26 @@ class _Plan(NamedTuple):
             raise VideoReadError("its frames have no time stamps")
         while start == 0 or start < duration:
             end = min(start + self.window, duration)
-            frames = _frames_between(index.pts, start / unit, (start + self.window) / unit)
-            yield _PlannedWindow(start, end, frames.start, [frames[i] for i in self.sampler(len(frames))])
+            if self.shared_frames is None or duration < self.window:
+                frames = _frames_between(index.pts, start / unit, (start + self.window) / unit)
+                numbers = [frames[i] for i in self.sampler(len(frames))]
+                yield _PlannedWindow(start, end, frames.start, numbers, len(numbers))
+            else:
+                yield self._sharing(index, unit, start, end, self.shared_frames)
             if end == duration:
                 return
             start += self.stride
+
+    def _sharing(
+        self, index: FrameIndex, unit: Fraction, start: Fraction, end: Fraction, num_frames: int
+    ) -> _PlannedWindow:
+        """The window whose clip are the frames that are shown in the middle of its parts, the last that have begun."""
+        step = self.window / num_frames
+        last = math.ceil(end / step)  # parts, counted from the first frame of the video
+        times = [(part + Fraction(1, 2)) * step / unit for part in range(last - num_frames, last)]
+        numbers = [bisect_right(index.pts, math.floor(time) + int(index.pts[0])) - 1 for time in times]
+        before = math.ceil((start - self.stride + self.window) / step)
+        return _PlannedWindow(start, end, numbers[0], numbers, num_frames if start == 0 else last - before)
 
 
 def _frames_between(pts: Sequence[int] | Any, start: Fraction, end: Fraction) -> range:
@@ -91,6 +119,7 @@ def sliding_windows(
     window_seconds: float,
     stride_seconds: float | None = None,
     limits: VideoLimits | None = None,
+    shared_frames: int | None = None,
 ) -> Iterator[VideoWindow]:
     """Cut a video into windows, from its first frame on, and read a clip of each.
 
@@ -104,6 +133,10 @@ def sliding_windows(
         stride_seconds: From the start of a window to that of the next. Default: `window_seconds`.
         limits: What each look for an index of the file, and reading each window, may cost. Default: those of
             [`VideoLimits`]. Where the file must be decoded in full, `decode_seconds` is the time to the next frame.
+        shared_frames: T. Instead of those of `sampler`, take the frames that are shown in the middle of T equal parts
+            of a window, whose length the stride must be a multiple of: windows that overlap then have frames in
+            common. The last window has the last T of these frames, also if it is shorter. A video that is shorter than
+            a window is left to `sampler`.
 
     Raises:
         VideoReadError: If the source cannot be read, or has no time stamps.
@@ -118,7 +151,12 @@ def sliding_windows(
         )
     # As they are written, in decimals: a window of 0.1 s at 10 frames a second holds one frame
     window, stride = (Fraction(repr(float(seconds))) for seconds in (window_seconds, stride_seconds))
-    plan = _Plan(window, stride, sampler)
+    if shared_frames is not None and stride * shared_frames % window != 0:
+        raise ValueError(
+            f"Windows share frames where the stride is a multiple of {float(window / shared_frames)} s, got "
+            f"`stride_seconds` of {stride_seconds}."
+        )
+    plan = _Plan(window, stride, sampler, shared_frames)
     limits = limits or VideoLimits()
     deadline = Deadline(limits.decode_seconds, for_each_frame=True)
     with named_errors(source):
@@ -152,23 +190,28 @@ def _windows_of_file(
             if index.keys is None:
                 yield from _windows_in_order(video, plan.windows(index, start))
                 return
-            left = yield from _windows_by_index(video, index, plan.windows(index, start))
+            left = yield from _windows_by_index(video, index, plan, start)
             if left is None:
                 return
             start = left
 
 
 def _windows_by_index(
-    video: SeekableVideo, index: FrameIndex, planned: Iterator[_PlannedWindow]
+    video: SeekableVideo, index: FrameIndex, plan: _Plan, start: Fraction
 ) -> Generator[VideoWindow, None, Fraction | None]:
     """Returns the start of the window from which on there must be another way."""
-    for part in planned:
+    planned = plan.windows(index, start)
+    frames: dict[int, torch.Tensor] = {}
+    while parts := list(islice(planned, plan.windows_at_once)):
         video.deadline.restart()
+        wanted = {number for part in parts for number in part.numbers}
+        frames = {number: frame for number, frame in frames.items() if number in wanted}
         try:
-            frames = video.frames_at(index, part.numbers)
+            frames |= video.frames_at(index, wanted - frames.keys())
         except (MisplacedFrameError, *video.damage):
-            return part.start
-        yield part.read(frames)
+            return parts[0].start
+        for part in parts:
+            yield part.read(frames)
     return None
 
 

@@ -1,4 +1,9 @@
 from .graph import ILAClassifierGraph as ILAClassifierGraph
 from .graph import ILAVisionGraph as ILAVisionGraph
 from .graph import inference_graph as inference_graph
+from .live_video import LiveFrame as LiveFrame
+from .live_video import live_frames as live_frames
 from .regions import compile_layers as compile_layers
+from .stream import Stream as Stream
+from .timeline import Timeline as Timeline
+from .timeline import TimelineEntry as TimelineEntry
