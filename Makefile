@@ -17,7 +17,7 @@ install: .venv/installed  ## make .venv and install the package with its tools (
 
 demo: .venv/installed  ## make videos, train a small ILA on them, evaluate it, reload it and classify a clip
 	$(BIN)/ila-hf motion-videos --output_dir outputs/demo/videos
-	$(BIN)/ila-hf tiny-model --interaction_token --output_dir outputs/demo/untrained
+	$(BIN)/ila-hf tiny-model --interaction_token --first_frame self --output_dir outputs/demo/untrained
 	$(BIN)/python examples/run_video_classification.py examples/configs/demo.json
 	$(BIN)/python examples/demo_report.py --model outputs/demo/model --videos outputs/demo/videos/validation
 

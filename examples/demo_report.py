@@ -1,5 +1,5 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What `make demo` shows of the model it has trained: held-out accuracy, a clip classified, a picture of it.
+"""What `make demo` shows of the model it has trained: held-out accuracy, a clip classified, a stream, a picture.
 
 python examples/demo_report.py --model outputs/demo/model --videos outputs/demo/videos/validation
 """
@@ -12,11 +12,19 @@ from pathlib import Path
 import torch
 from transformers import pipeline
 
-from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVideoProcessor
+from ila_hf import (
+    ILAForVideoClassification,
+    ILAForVideoTextClassification,
+    ILAVideoProcessor,
+    Stream,
+    Timeline,
+    read_video,
+)
 from ila_hf.analysis.visualization import visualize_video
 from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
 from ila_hf.data.video_data import load_videos
 from ila_hf.demo.motion_videos import OPPOSITES
+from ila_hf.inference import TimelineEntry
 
 
 @torch.no_grad()
@@ -34,6 +42,18 @@ def shuffled_accuracy(
         shuffled = clips[torch.arange(len(clips))[:, None], order]
         hits.append(model(shuffled).logits.argmax(1) == batch["labels"])
     return float(torch.cat(hits).float().mean())
+
+
+def make_film(videos: Path) -> tuple[list[torch.Tensor], list[TimelineEntry], float]:
+    """The frames (3, H, W) of the first clip of every class, when each is shown, and how many a second."""
+    film: list[torch.Tensor] = []
+    truth, fps = [], 25.0
+    for folder in sorted(path for path in videos.iterdir() if path.is_dir()):
+        frames, metadata = read_video(min(folder.glob("*.mp4")))
+        fps = metadata.fps or fps
+        truth.append(TimelineEntry(folder.name, len(film) / fps, (len(film) + len(frames)) / fps, 1.0))
+        film += frames
+    return film, truth, fps
 
 
 def main() -> None:
@@ -64,7 +84,20 @@ def main() -> None:
     for answer in classify(str(clip), top_k=3):
         print(f"  {answer['label'].replace('_', ' '):<24} {answer['score']:.3f}")
 
-    # 3. Draw the interactive points on its frames
+    # 3. Stream a film of one held-out clip of every motion, one after the other
+    film, truth, fps = make_film(arguments.videos)
+    stream = Stream(model, processor, frames_per_second=model.config.num_frames / truth[0].end, top_k=len(truth))
+    found = Timeline.from_predictions(stream(film, source_fps=fps), min_seconds=0.3)
+    print("\nA film of held-out clips, streamed. Their motions, and what the stream has seen:")
+    for entry in truth:
+        seen = [
+            f"{other.label.replace('_', ' ')} {other.start:.2f}-{other.end:.2f} s"
+            for other in found
+            if entry.start <= (other.start + other.end) / 2 < entry.end
+        ]
+        print(f"  {entry.label.replace('_', ' '):<24} {entry.start:5.2f}-{entry.end:5.2f} s   {', '.join(seen)}")
+
+    # 4. Draw the interactive points on its frames
     picture = arguments.model / "interactive_points.png"
     visualize_video(model, processor, clip).save(picture)
     print(f"\nThe points of every layer on the frames of this clip: {picture}")

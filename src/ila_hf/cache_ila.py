@@ -68,7 +68,7 @@ class ILACache:
         """
         if not self.states and len(self) == 0:
             self.lengths = torch.zeros(batch, dtype=torch.long)
-        if len(self) != batch:
+        if self.lengths.shape[0] != batch:  # `len` would make it a constant of a graph
             raise ValueError(
                 f"The cache has {len(self)} streams, got frames of {batch}: every stream takes part in every call. "
                 "See ILACache.select and ILACache.join."

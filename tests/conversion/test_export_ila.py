@@ -14,6 +14,7 @@ from conftest import make_model
 
 import ila_hf.conversion.export_ila
 from ila_hf import (
+    ILACache,
     ILAForVideoClassification,
     ILAForVideoTextClassification,
     ILAModel,
@@ -22,7 +23,7 @@ from ila_hf import (
     ILAVisionModel,
 )
 from ila_hf.__main__ import main
-from ila_hf.conversion.export_ila import export_onnx, export_program, largest_difference, save_program
+from ila_hf.conversion.export_ila import OnnxStream, export_onnx, export_program, largest_difference, save_program
 from ila_hf.demo.motion_videos import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.inference import inference_graph
@@ -306,3 +307,86 @@ def test_an_opset_that_the_converter_does_not_reach(tmp_path, monkeypatch):
 def test_a_model_without_class_texts(tmp_path):
     with pytest.raises(ValueError, match="no class texts"):
         export_program(ILAForVideoTextClassification(tiny_config()))
+
+
+STREAMS = {
+    "text": (ILAForVideoTextClassification, True),
+    "linear": (ILAForVideoClassification, False),
+}
+
+
+@pytest.fixture(scope="module", params=STREAMS)
+def streaming(request, tmp_path_factory):
+    """A causal classifier that looks back on four frames, and its ONNX file of streams."""
+    model_class, token = STREAMS[request.param]
+    vision = {"first_frame": "self", "interaction_token": token}
+    model = make_model(model_class, vision=vision, num_frames=4)
+    path = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    export_onnx(model, path, stream=True)
+    return model, path
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_onnx_streams_frame_by_frame(streaming, batch):
+    """As the model with its cache, beyond T frames, and for streams that begin at different times."""
+    model, path = streaming
+    stream, cache = OnnxStream(path), ILACache()
+    videos = make_clips(batch, 7)
+    state = stream.initial_state(batch)
+    for number, frames in enumerate(videos.split(1, dim=1)):
+        if number == 3:  # the first stream begins anew
+            state = {name: tensor.clone() for name, tensor in state.items()}
+            for tensor in state.values():
+                tensor[0] = 0
+            cache.reset(0)
+        logits, state = stream(frames, state)
+        torch.testing.assert_close(logits, model(frames, cache=cache).logits[:, 0], atol=1e-4, rtol=0)
+    assert torch.equal(state["lengths"], cache.lengths)
+    for name, tensor in cache.states.items():
+        torch.testing.assert_close(state[name], tensor, atol=1e-4, rtol=1e-4)
+
+
+def test_the_file_of_streams_is_valid(streaming):
+    model, path = streaming
+    onnx.checker.check_model(str(path), full_check=True)
+    proto = onnx.load(path)
+    inputs, outputs = (
+        {value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+        for values in (proto.graph.input, proto.graph.output)
+    )
+    state = {name.removeprefix("past."): shape for name, shape in inputs.items() if name != "pixel_values"}
+    assert inputs["pixel_values"] == ["batch", 1, 3, 32, 32]
+    assert state["lengths"] == ["batch"]
+    assert state["layers.0"] == ["batch", 1, 17, 64]
+    assert outputs == {"logits": ["batch", model.config.num_labels]} | {f"present.{k}": v for k, v in state.items()}
+    metadata = {entry.key: entry.value for entry in proto.metadata_props}
+    assert (metadata["stream"], metadata["num_frames"]) == ("true", "4")
+
+
+def test_the_command_exports_streams(tmp_path, capsys):
+    for first_frame in ("self", "next"):
+        model = make_model(vision={"first_frame": first_frame, "num_hidden_layers": 1}, num_frames=3)
+        model.save_pretrained(tmp_path / first_frame)
+    arguments = ["--output_dir", str(tmp_path / "out"), "--stream", "--format", "onnx", "torch_export"]
+    main(["export", "--model", str(tmp_path / "self"), *arguments])
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"largest difference from the model \d\.\de-\d\d", printed)) == 2
+    stream = OnnxStream(tmp_path / "out" / "model.onnx")
+    assert stream.initial_state()["frame_features"].shape == (1, 2, 64)
+    for arguments, message in (
+        (["--model", str(tmp_path / "next"), "--stream"], "A cache needs a causal trunk"),
+        (["--model", str(tmp_path / "self"), "--stream", "--dynamic_frames"], "one frame at a time"),
+        (
+            ["--model", str(tmp_path / "self"), "--stream", "--part", "vision"],
+            "Streams are exported of classification",
+        ),
+    ):
+        with pytest.raises(SystemExit):
+            main(["export", "--output_dir", str(tmp_path / "refused"), *arguments])
+        assert message in capsys.readouterr().err
+
+
+def test_a_file_of_clips_takes_no_streams(classifier):
+    with pytest.raises(ValueError, match="takes clips, not streams"):
+        OnnxStream(classifier[1])

@@ -6,12 +6,16 @@ Exported are graphs of one input, `pixel_values` (B, T, 3, S, S), for any B:
     classifier   logits (B, K); the class texts are encoded once, and the graph has no text tower
     vision       last_hidden_state (B, T, L, D), pooler_output (B, T, D)
 
+or, of a causal classifier, a graph of one frame: `pixel_values` (B, 1, 3, S, S) and the state of B streams to logits
+(B, K) and the state that follows, see [`ILAStreamGraph`].
+
 docs/export.md shows how to run them. ONNX files are of opset 20 unless told otherwise. In model.pt2 weights are raw
 bytes and the graph is json; the example inputs, which torch would pickle, are left out. Weights are float32 and on the
 CPU. The graph computes attention with torch's scaled dot product, whatever the model is set to.
 
-The command compares each file with the model on random clips: a difference of more than 1e-4 is an error. It is
-relative to the largest value of the output, or to 1 if that is larger: logits reach tens in seven digits of float32.
+The command compares each file with the model on random clips, those of streams frame by frame: a difference of more
+than 1e-4 is an error. It is relative to the largest value of the output, or to 1 if that is larger: logits reach tens
+in seven digits of float32.
 
 The exporters of transformers are not used: they take models whole, text tower included, and 5.11 has none.
 """
@@ -19,7 +23,7 @@ The exporters of transformers are not used: they take models whole, text tower i
 import argparse
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -29,7 +33,14 @@ from torch.export import Dim, ExportedProgram
 from transformers import AutoConfig, AutoModelForVideoClassification
 
 from ..configuration_ila import ILAConfig
-from ..inference.graph import ILAClassifierGraph, ILAVisionGraph, Outputs, inference_graph
+from ..inference.graph import (
+    ILAClassifierGraph,
+    ILAStreamGraph,
+    ILAVisionGraph,
+    Outputs,
+    inference_graph,
+    stream_graph,
+)
 from ..modeling_ila import ILAPreTrainedModel, ILAVisionModel
 from ..video_processing_ila import ILAVideoProcessor
 
@@ -41,6 +52,8 @@ TOLERANCE = 1e-4
 PIXEL_RANGE = 2.64
 # Convolutions ask whether 32 bits can index a clip, and torch 2.9 cannot tell that of any T
 MIN_DYNAMIC_FRAMES, MAX_DYNAMIC_FRAMES = 3, 1024
+# What the names of the state of streams begin with, as of what goes in and of what comes out
+PAST, PRESENT = "past.", "present."
 FILES = {"onnx": "model.onnx", "torch_export": "model.pt2"}
 
 
@@ -49,6 +62,7 @@ def export_program(
     num_frames: int | None = None,
     image_size: int | None = None,
     dynamic_frames: bool = False,
+    stream: bool = False,
 ) -> ExportedProgram:
     """Trace a model with `torch.export`.
 
@@ -57,29 +71,44 @@ def export_program(
         num_frames: T of the graph. Default: that of the configuration, 8 for an [`ILAVisionModel`] alone.
         image_size: S of the graph, frames of S × S. Default: that of the configuration.
         dynamic_frames: Clips of any T from 3 to 1024.
+        stream: Take the next frame of streams and their state, a dict of tensors, instead of clips.
 
     Returns:
         A program of `pixel_values` with B, and on request T, free; its outputs are a dict of tensors.
 
     Raises:
-        ValueError: For a model that cannot be exported, and for more or fewer frames than the graph can take.
+        ValueError: For a model that cannot be exported, and for more or fewer frames than the graph can take. For
+            streams also for a model that is not causal, or no classifier, and for clips of any T.
     """
-    module = inference_graph(model, image_size)
     clips = example_clips(model.config, 2, num_frames, image_size)
+    if stream:
+        if dynamic_frames:
+            raise ValueError("A graph of streams takes one frame at a time: `dynamic_frames` is for clips.")
+        return _without_traces(_export_stream(stream_graph(model, num_frames, image_size), clips[:, :1]))
+    module = inference_graph(model, image_size)
     if dynamic_frames and not MIN_DYNAMIC_FRAMES <= clips.shape[1] <= MAX_DYNAMIC_FRAMES:
         allowed = f"{MIN_DYNAMIC_FRAMES} to {MAX_DYNAMIC_FRAMES}"
         raise ValueError(f"A graph of any T takes {allowed} frames, got {clips.shape[1]}.")
-    program = torch.export.export(module, (clips,), dynamic_shapes=_dynamic_shapes(dynamic_frames))
+    return _without_traces(torch.export.export(module, (clips,), dynamic_shapes=_dynamic_shapes(dynamic_frames)))
+
+
+def _export_stream(module: ILAStreamGraph, frames: torch.Tensor) -> ExportedProgram:
+    state = module.initial_state(frames)
+    return torch.export.export(module, (frames, state), dynamic_shapes=_dynamic_shapes(False, list(state)))
+
+
+def _without_traces(program: ExportedProgram) -> ExportedProgram:
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # it would tell the paths of this machine in every file
     return program
 
 
-def _dynamic_shapes(dynamic_frames: bool) -> dict[str, Any]:
+def _dynamic_shapes(dynamic_frames: bool, state: Sequence[str] = ()) -> dict[str, Any]:
     dimensions = {0: Dim("batch", min=1)}
     if dynamic_frames:
         dimensions[1] = Dim("frames", min=MIN_DYNAMIC_FRAMES, max=MAX_DYNAMIC_FRAMES)
-    return {"pixel_values": dimensions}
+    shapes: dict[str, Any] = {"pixel_values": dimensions}
+    return {**shapes, "state": dict.fromkeys(state, dimensions)} if state else shapes
 
 
 def save_program(program: ExportedProgram, path: str | Path, metadata: dict[str, str] | None = None) -> None:
@@ -101,13 +130,16 @@ def export_onnx(
     image_size: int | None = None,
     dynamic_frames: bool = False,
     opset: int = OPSET,
+    stream: bool = False,
 ) -> None:
     """Write a model as ONNX, with labels, T and S in its metadata.
+
+    The state of streams is in the inputs `past.*` and the outputs `present.*`, of the same shapes.
 
     Args:
         model: See [`inference_graph`].
         path: File to write.
-        num_frames, image_size, dynamic_frames: See [`export_program`].
+        num_frames, image_size, dynamic_frames, stream: See [`export_program`].
         opset: Version of the operators, from 18 to the newest that onnxscript can translate to.
 
     Raises:
@@ -118,36 +150,49 @@ def export_onnx(
     _require_package("onnxscript")
     if not MIN_OPSET <= opset <= newest:
         raise ValueError(f"`opset` must be {MIN_OPSET} to {newest}, got {opset}.")
-    program = export_program(model, num_frames, image_size, dynamic_frames)
+    program = export_program(model, num_frames, image_size, dynamic_frames, stream)
     output_names = (
         ILAVisionGraph.output_names if isinstance(model, ILAVisionModel) else ILAClassifierGraph.output_names
     )
+    state = _state_names(program)
     exported = torch.onnx.export(
         program,
         dynamo=True,
         opset_version=opset,
-        input_names=["pixel_values"],
-        output_names=list(output_names),
-        dynamic_shapes=_dynamic_shapes(dynamic_frames),  # their names
+        input_names=["pixel_values", *(PAST + name for name in state)],
+        output_names=[*output_names, *(PRESENT + name for name in state)],
+        dynamic_shapes=_dynamic_shapes(dynamic_frames, state),  # their names
         verbose=False,
     )
     assert exported is not None  # it is for the older exporter alone
     reached = exported.model.opset_imports.get("")
     if reached != opset:  # torch merely logs it
         raise ValueError(f"onnxscript cannot translate to `opset` {opset}, it stays at {reached}: take a lower one.")
-    exported.model.metadata_props.update(export_metadata(model, num_frames, image_size))
+    exported.model.metadata_props.update(export_metadata(model, num_frames, image_size, stream))
     exported.save(path)
 
 
+def _state_names(program: ExportedProgram) -> list[str]:
+    """Of the state that the program takes, in the order of its inputs."""
+    inputs = program.example_inputs
+    assert inputs is not None
+    (arguments, _) = inputs
+    return list(arguments[1]) if len(arguments) > 1 else []
+
+
 def export_metadata(
-    model: ILAPreTrainedModel, num_frames: int | None = None, image_size: int | None = None
+    model: ILAPreTrainedModel, num_frames: int | None = None, image_size: int | None = None, stream: bool = False
 ) -> dict[str, str]:
-    """What a user of the file needs to know: class of the model, T, S and a classifier's labels as a json list."""
+    """What a user of the file needs to know: class of the model, T, S and a classifier's labels as a json list.
+
+    Of streams, T is the length of the clip that a prediction looks back on, and "stream" is "true".
+    """
     clips = example_clips(model.config, 1, num_frames, image_size)
     metadata = {
         "model_class": type(model).__name__,
         "num_frames": str(clips.shape[1]),
         "image_size": str(clips.shape[3]),
+        **({"stream": "true"} if stream else {}),
     }
     if not isinstance(model, ILAVisionModel):
         labels = model.config.id2label
@@ -189,6 +234,39 @@ def onnx_runner(path: str | Path) -> Callable[[torch.Tensor], Outputs]:
     return run_session
 
 
+class OnnxStream:
+    """An ONNX file of streams on onnxruntime's CPU provider.
+
+    Args:
+        path: What [`export_onnx`] has written with `stream=True`.
+
+    Raises:
+        ImportError: Without onnxruntime.
+        ValueError: For a file of clips.
+    """
+
+    def __init__(self, path: str | Path):
+        self.session = _require_package("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self._inputs = [each for each in self.session.get_inputs() if each.name.startswith(PAST)]
+        if not self._inputs:
+            raise ValueError(f"{str(path)!r} takes clips, not streams: export it with `stream=True`.")
+
+    def initial_state(self, batch: int = 1) -> Outputs:
+        """Of B streams that begin: zeros in the shapes of the inputs."""
+        types = {"tensor(int64)": torch.int64, "tensor(float)": torch.float}
+        return {
+            each.name.removeprefix(PAST): torch.zeros(batch, *each.shape[1:], dtype=types[each.type])
+            for each in self._inputs
+        }
+
+    def __call__(self, frames: torch.Tensor, state: Outputs) -> tuple[torch.Tensor, Outputs]:
+        """Logits (B, K) after the next frames (B, 1, 3, S, S), and the state that follows."""
+        given = {PAST + name: tensor.numpy() for name, tensor in state.items()}
+        names = ["logits", *(PRESENT + name for name in state)]
+        logits, *present = self.session.run(names, {"pixel_values": frames.numpy(), **given})
+        return torch.from_numpy(logits), dict(zip(state, map(torch.from_numpy, present), strict=True))
+
+
 @torch.no_grad()
 def largest_difference(
     run_exported: Callable[[torch.Tensor], Outputs], model: ILAPreTrainedModel, clips: list[torch.Tensor]
@@ -215,6 +293,20 @@ def largest_difference(
     return absolute, relative
 
 
+def frame_by_frame(
+    step: Callable[[torch.Tensor, Outputs], tuple[torch.Tensor, Outputs]], initial_state: Callable[[int], Outputs]
+) -> Callable[[torch.Tensor], Outputs]:
+    """A graph of streams as one of clips: clips (B, T, 3, S, S) go through frame by frame -> logits after the last."""
+
+    def run_stream(pixel_values: torch.Tensor) -> Outputs:
+        state, logits = initial_state(len(pixel_values)), torch.empty(0)
+        for frames in pixel_values.split(1, dim=1):
+            logits, state = step(frames.contiguous(), state)
+        return {"logits": logits}
+
+    return run_stream
+
+
 def _require_package(name: str) -> Any:
     """Import a package of the extra `export`, or tell how to install it."""
     try:
@@ -233,6 +325,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's)")
     parser.add_argument("--image_size", type=int, help="height and width of the frames (default: the model's)")
     parser.add_argument("--dynamic_frames", action="store_true", help="accept clips of any 3 to 1024 frames")
+    parser.add_argument("--stream", action="store_true", help="take a frame at a time, and the state of streams")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -250,6 +343,7 @@ def run(arguments: argparse.Namespace) -> None:
     config = AutoConfig.from_pretrained(arguments.model)
     num_frames = getattr(config, "num_frames", None) if arguments.num_frames is None else arguments.num_frames
     shape: dict[str, Any] = {"num_frames": num_frames, "image_size": arguments.image_size}
+    kind: dict[str, Any] = {"dynamic_frames": arguments.dynamic_frames, "stream": arguments.stream}
     clips = [example_clips(model.config, batch, **shape) for batch in (1, 3)]
     if arguments.dynamic_frames:
         clips.append(example_clips(model.config, 2, clips[0].shape[1] + 3, arguments.image_size))
@@ -258,12 +352,17 @@ def run(arguments: argparse.Namespace) -> None:
         with TemporaryDirectory(dir=folder) as unchecked:
             path = Path(unchecked, FILES[name])
             if name == "onnx":
-                export_onnx(model, path, dynamic_frames=arguments.dynamic_frames, opset=arguments.opset, **shape)
-                run_exported = onnx_runner(path)
+                export_onnx(model, path, opset=arguments.opset, **kind, **shape)
+                run_exported = _stream_of_onnx(path) if arguments.stream else onnx_runner(path)
             else:
-                program = export_program(model, dynamic_frames=arguments.dynamic_frames, **shape)
-                save_program(program, path, export_metadata(model, **shape))
+                save_program(
+                    export_program(model, **kind, **shape),
+                    path,
+                    export_metadata(model, **shape, stream=arguments.stream),
+                )
                 run_exported = torch.export.load(path).module()
+                if arguments.stream:
+                    run_exported = _stream_of_program(run_exported, stream_graph(model, **shape), clips[0])
             absolute, relative = largest_difference(run_exported, model, clips)
             found = f"{absolute:.1e}, {relative:.1e} relative to the largest output"
             if not relative <= TOLERANCE:
@@ -275,6 +374,21 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"Wrote {folder / path.name}: largest difference from the model {found}.")
     model.config.save_pretrained(folder)
     exported_processor(arguments.model, config, clips[0]).save_pretrained(folder)
+
+
+def _stream_of_onnx(path: Path) -> Callable[[torch.Tensor], Outputs]:
+    stream = OnnxStream(path)
+    return frame_by_frame(stream, stream.initial_state)
+
+
+def _stream_of_program(
+    program: Callable[..., Outputs], graph: ILAStreamGraph, clips: torch.Tensor
+) -> Callable[[torch.Tensor], Outputs]:
+    def step(frames: torch.Tensor, state: Outputs) -> tuple[torch.Tensor, Outputs]:
+        outputs = dict(program(frames, state))
+        return outputs.pop("logits"), outputs
+
+    return frame_by_frame(step, lambda batch: graph.initial_state(clips[:1, :1].expand(batch, -1, -1, -1, -1)))
 
 
 def exported_processor(name: str, config: Any, clips: torch.Tensor) -> ILAVideoProcessor:

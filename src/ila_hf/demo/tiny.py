@@ -75,11 +75,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument("--architecture", default="paper", choices=["paper", "released"], help="see ILAVisionConfig")
     parser.add_argument("--interaction_token", action="store_true", help="append the interaction token")
+    parser.add_argument("--first_frame", default="next", choices=["next", "self"], help='"self" is causal')
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf tiny-model`: save an untrained model with its processor."""
-    vision = {"architecture": arguments.architecture, "interaction_token": arguments.interaction_token}
-    config = tiny_config(vision)
+    names = ("architecture", "interaction_token", "first_frame")
+    config = tiny_config({name: getattr(arguments, name) for name in names})
     ILAForVideoTextClassification(config).save_pretrained(arguments.output_dir)
     tiny_processor(config).save_pretrained(arguments.output_dir)

@@ -1,6 +1,8 @@
 from .graph import ILAClassifierGraph as ILAClassifierGraph
+from .graph import ILAStreamGraph as ILAStreamGraph
 from .graph import ILAVisionGraph as ILAVisionGraph
 from .graph import inference_graph as inference_graph
+from .graph import stream_graph as stream_graph
 from .live_video import LiveFrame as LiveFrame
 from .live_video import live_frames as live_frames
 from .regions import compile_layers as compile_layers

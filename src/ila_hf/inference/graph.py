@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..checks_ila import check_plain_weights
+from ..cache_ila import ILACache
+from ..checks_ila import check_plain_weights, check_stream
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAPreTrainedModel, ILAVisionModel
 
 
@@ -46,12 +47,62 @@ class ILAClassifierGraph(nn.Module):
                 self.text_features = nn.Buffer(model.class_features().clone())
             del model.text_model, model.text_projection, model.class_texts
 
-    def forward(self, pixel_values: torch.Tensor) -> Outputs:
-        arguments = {"interpolate_pos_encoding": self.interpolate_pos_encoding, "return_dict": True}
+    def forward(self, pixel_values: torch.Tensor, cache: ILACache | None = None) -> Outputs:
+        arguments = {"interpolate_pos_encoding": self.interpolate_pos_encoding, "return_dict": True, "cache": cache}
         if isinstance(self.model, ILAForVideoClassification):
             return {"logits": self.model(pixel_values, **arguments).logits}
         vision_outputs = self.model.get_video_features(pixel_values, **arguments)
         return {"logits": self.model.video_text_logits(vision_outputs, self.text_features)[0]}
+
+
+class ILAStreamGraph(nn.Module):
+    """A classifier of streams: the next frame of each, and their state, to logits and the state that follows.
+
+    `pixel_values` (B, 1, 3, S, S) -> logits (B, K). The state is that of an [`ILACache`], tensor by tensor: `lengths`
+    (B,) int64, and its `states`, streams first, all zeros where a stream begins.
+    """
+
+    def __init__(self, classifier: ILAClassifierGraph, num_frames: int):
+        super().__init__()
+        check_stream(classifier.model.vision_model)
+        self.classifier, self.num_frames = classifier, num_frames
+
+    def initial_state(self, frames: torch.Tensor) -> Outputs:
+        """Of streams that begin with `frames` (B, 1, 3, S, S)."""
+        cache = ILACache(self.num_frames)
+        with torch.no_grad():
+            self.classifier(frames, cache)
+        return {name: torch.zeros_like(tensor) for name, tensor in _state(cache).items()}
+
+    def forward(self, pixel_values: torch.Tensor, state: Outputs) -> Outputs:
+        cache = ILACache(self.num_frames)
+        cache.states = {**state}
+        cache.lengths = cache.states.pop("lengths")
+        logits = self.classifier(pixel_values, cache)["logits"][:, 0]
+        return {"logits": logits, **_state(cache)}
+
+
+def _state(cache: ILACache) -> Outputs:
+    return {"lengths": cache.lengths, **cache.states}
+
+
+def stream_graph(
+    model: ILAPreTrainedModel, num_frames: int | None = None, image_size: int | None = None
+) -> ILAStreamGraph:
+    """As [`inference_graph`], of a causal classification model and the next frame of streams.
+
+    Args:
+        model: A classification model.
+        num_frames: T, the frames that a prediction looks back on. Default: that of the configuration.
+        image_size: See [`inference_graph`].
+
+    Raises:
+        ValueError: As [`inference_graph`], for a T below 1, and for a model that is not causal.
+    """
+    graph = inference_graph(model, image_size)
+    if not isinstance(graph, ILAClassifierGraph):
+        raise ValueError("Streams are exported of classification models, not of a vision model alone.")
+    return ILAStreamGraph(graph, model.config.num_frames if num_frames is None else num_frames)
 
 
 def inference_graph(model: ILAPreTrainedModel, image_size: int | None = None) -> ILAVisionGraph | ILAClassifierGraph:
