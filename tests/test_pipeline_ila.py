@@ -204,6 +204,62 @@ def test_an_error_ahead_comes_in_its_turn(classify, scores_of, video_file, tmp_p
             next(answers)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_bad_files_end_nothing(classify, scores_of, video_file, tmp_path, batch_size, num_workers):
+    (tmp_path / "text.mp4").write_text("no video")
+    bad = str(tmp_path / "text.mp4")
+    files = [bad, str(video_file), bad, bad, str(video_file)]
+    for videos in (files, Files(files), (file for file in files)):
+        answers = classify(videos, on_error="return", batch_size=batch_size, num_workers=num_workers)
+        for answer, file in zip(answers, files, strict=True):
+            if file == bad:
+                assert list(answer) == ["error"]
+                assert "text.mp4" in answer["error"]
+            else:
+                check(answer, scores_of(video_file), 5)
+        answers = list(classify(videos, on_error="skip", batch_size=batch_size)) if videos is files else [None] * 2
+        assert len(answers) == 2
+    assert list(classify(bad, on_error="return")) == ["error"]
+    assert list(classify([bad], on_error="skip")) == []
+    assert classify(bad, on_error="skip") is None
+
+
+@pytest.mark.parametrize("causal_model", [False, True])
+def test_bad_files_end_no_windows(classify, causal, video_file, numbered_video, tmp_path, causal_model, monkeypatch):
+    pipe = pipeline("video-classification", **causal) if causal_model else classify
+    (tmp_path / "text.mp4").write_text("no video")
+    bad = str(tmp_path / "text.mp4")
+    arguments = {"window_seconds": 0.8, "stride_seconds": 0.2}
+    first, second = pipe([str(video_file), str(numbered_video)], **arguments)
+    found = pipe([bad, str(video_file), bad, str(numbered_video), bad], on_error="return", batch_size=3, **arguments)
+    assert [list(each) if isinstance(each, dict) else len(each) for each in found] == [
+        ["error"],
+        len(first),
+        ["error"],
+        len(second),
+        ["error"],
+    ]
+    for answers, expected in ((found[1], first), (found[3], second)):
+        for answer, like in zip(answers, expected, strict=True):
+            assert answer["timestamp"] == like["timestamp"]
+            assert answer["labels"][0]["score"] == pytest.approx(like["labels"][0]["score"], abs=1e-5)
+    assert [len(each) for each in pipe([bad, str(video_file)], on_error="skip", **arguments)] == [len(first)]
+    windows = pipeline_ila.sliding_windows
+
+    def breaks(video, *args, **kwargs):
+        for number, part in enumerate(windows(video, *args, **kwargs)):
+            if number == 2:
+                raise VideoReadError("the end of it is missing")
+            yield part
+
+    monkeypatch.setattr(pipeline_ila, "sliding_windows", breaks)
+    (answer,) = pipe([str(video_file)], on_error="return", **arguments)
+    assert [list(each) for each in answer] == [["timestamp", "labels"]] * 2 + [["error"]]
+    with pytest.raises(VideoReadError, match="the end of it"):
+        pipe([str(video_file)], **arguments)
+
+
 def test_reading_ahead_ends_with_the_answers(classify, video_file):
     """Also where nobody wants them all."""
     before = set(threading.enumerate())
@@ -531,6 +587,7 @@ def test_models_without_texts_or_classes(tiny_model, folder, tmp_path):
         ({"top_k": True}, "`top_k` must be a whole number of at least 1, got True"),
         ({"frame_sampling_rate": -1}, "`frame_sampling_rate` must be a whole number of at least 1, got -1"),
         ({"window_seconds": 0}, "`window_seconds` must be a positive number of seconds, got 0"),
+        ({"on_error": "pass"}, "`on_error` must be 'raise', 'skip' or 'return', got 'pass'"),
         ({"stride_seconds": 1.0}, "`stride_seconds` of 1.0 needs `window_seconds`"),
     ],
 )

@@ -2,7 +2,7 @@
 """Between the towers: multi-frame integration (Eq. 8) and the video-specific text prompt. See modeling_ila.py."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -63,10 +63,12 @@ class ILAMultiframeIntegration(nn.Module):
         integrated = self.integrate(frame_features, torch.cat(table)[lengths[:, 0] - 1], mask)
         return torch.where(is_frame[..., None], integrated, 0).sum(dim=1) / lengths
 
-    def of_streams(
-        self, frame_features: torch.Tensor, cache: ILACache, logits_to_keep: int | torch.Tensor
+    def of_clips_or_streams(
+        self, frame_features: torch.Tensor, cache: ILACache | None, logits_to_keep: int | torch.Tensor
     ) -> torch.Tensor:
-        """Features of the next frames of streams (B, S, E) -> of the clips that end with those kept, (B, P, E)."""
+        """As the class; of streams (B, S, E), of each frame that is kept the clip that ends with it: (B, P, E)."""
+        if cache is None:
+            return cast("torch.Tensor", self(frame_features))
         if cache.num_frames is None:
             cache.num_frames = self.position_embedding.shape[1]
         clips = cache.clips("frame_features", frame_features, logits_to_keep)  # (B, P, T, E)

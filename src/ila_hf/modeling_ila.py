@@ -437,11 +437,8 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         check_kept(logits_to_keep, cache)
         outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
         frame_features = self.visual_projection(outputs.pooler_output)
-        if cache is None:
-            outputs.pooler_output = self.integration(frame_features)
-            return outputs
-        outputs.pooler_output = self.integration.of_streams(frame_features, cache, logits_to_keep)
-        if self.prompt is not None:
+        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
+        if self.prompt is not None and cache is not None:
             patches = outputs["last_hidden_state"][:, :, 1:]
             outputs.patch_features = self.prompt.of_streams(patches, cache, logits_to_keep)
         return outputs
@@ -658,6 +655,21 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         self.vision_model.set_input_embeddings(value)
 
     @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values: torch.Tensor | None,
+        cache: ILACache | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> ILAVisionModelOutput:
+        """As [`ILAModel.get_video_features`]."""
+        check_kept(logits_to_keep, cache)
+        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
+        frame_features = self.visual_projection(outputs.pooler_output)
+        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
+        return outputs
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -679,21 +691,16 @@ class ILAForVideoClassification(ILAPreTrainedModel):
                 [`ILAVisionModel.forward`].
         """
         check_kept(logits_to_keep, cache, labels)
-        vision_outputs = self.vision_model(
+        vision_outputs = self.get_video_features(
             pixel_values,
+            cache,
+            logits_to_keep,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
             output_alignment_loss=output_alignment_loss or labels is not None,
-            cache=cache,
-            return_dict=True,
-            **kwargs,
+            **{**kwargs, "return_dict": True},
         )
-        frame_features = self.visual_projection(vision_outputs.pooler_output)
-        if cache is None:
-            video = self.integration(frame_features)
-        else:
-            video = self.integration.of_streams(frame_features, cache, logits_to_keep)
-        video = nn.functional.normalize(video.float(), dim=-1).to(self.norm.weight.dtype)
+        video = nn.functional.normalize(vision_outputs["pooler_output"].float(), dim=-1).to(self.norm.weight.dtype)
         logits = self.classifier(self.dropout(self.norm(video))).float()
         return classifier_output(logits, labels, vision_outputs, self.config)
 

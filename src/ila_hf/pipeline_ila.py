@@ -32,6 +32,7 @@ from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
 from .video_processing_ila import logits_of_views
 from .video_reading import is_video_source
+from .video_sources import VideoReadError
 from .video_windows import VideoWindow, check_seconds, sliding_windows
 
 
@@ -73,6 +74,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         frame_sampling_rate: int | None = None,
         window_seconds: float | None = None,
         stride_seconds: float | None = None,
+        on_error: str | None = None,
         **unknown: Any,
     ) -> dict[str, Any]:
         """Those that are set, after checking them."""
@@ -82,14 +84,17 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         counts = {name: _as_count(name, value) for name, value in counts.items()}
         seconds = {"window_seconds": window_seconds, "stride_seconds": stride_seconds}
         check_seconds(**{name: value for name, value in seconds.items() if value is not None})
-        return {name: value for name, value in {**counts, **seconds}.items() if value is not None}
+        if on_error not in (None, "raise", "skip", "return"):
+            raise ValueError(f"`on_error` must be 'raise', 'skip' or 'return', got {on_error!r}.")
+        parameters = {**counts, **seconds, "on_error": on_error}
+        return {name: value for name, value in parameters.items() if value is not None}
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Classify one video or several; see the class."""
         if inputs is None:
             raise ValueError(f"The pipeline {self.task!r} needs a video or a list of videos, got None.")
         if is_video_source(inputs):  # also a list of images, which is one video
-            return super().__call__([inputs], **kwargs)[0]
+            return next(iter(super().__call__([inputs], **kwargs)), None)
         inputs = _undecoded(inputs)
         if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 5:
             inputs = list(inputs)
@@ -102,7 +107,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
                 inputs = _Stream(inputs)  # transformers 5.11 would read a generator to its end
         if isinstance(inputs, list | Dataset):
             return super().__call__(inputs, **kwargs)
-        return super().__call__([inputs], **kwargs)[0]
+        return next(iter(super().__call__([inputs], **kwargs)), None)
 
     def get_iterator(
         self,
@@ -122,44 +127,71 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         read_ahead = not isinstance(inputs, _Stream)
         params = dict(preprocess_params)
         window, stride = params.pop("window_seconds", None), params.pop("stride_seconds", None)
+        on_error = params.pop("on_error", "raise")
         if window is not None:
             shared_frames = self._shared_frames(params, window, window if stride is None else stride)
-            windows = self._cut(inputs, params, window, stride, shared_frames)
-            if shared_frames is not None:
-                return self._follow(windows, batch_size, forward_params, postprocess_params, read_ahead)
-            return self._pack(windows, batch_size, params, forward_params, postprocess_params, read_ahead)
+            failed: dict[int, str] = {}
+            windows = self._cut(inputs, params, window, stride, shared_frames, None if on_error == "raise" else failed)
+            answers = (
+                self._pack(windows, batch_size, params, forward_params, postprocess_params, read_ahead)
+                if shared_frames is None
+                else self._follow(windows, batch_size, forward_params, postprocess_params, read_ahead)
+            )
+            return _by_video(answers, failed, on_error == "return")
         if stride is not None:
             raise ValueError(f"`stride_seconds` of {stride} needs `window_seconds`.")
         dataset: Any
+        read = self.preprocess if on_error == "raise" else self._read
         if isinstance(inputs, Sized):
-            dataset = PipelineDataset(inputs, self.preprocess, params)
+            dataset = PipelineDataset(inputs, read, params)
         else:
-            dataset = PipelineIterator(inputs, self.preprocess, params)
+            dataset = PipelineIterator(inputs, read, params)
             num_workers = 0 if isinstance(inputs, _Stream) else min(num_workers, 1)  # generators cannot be sent there
-        return self._run(dataset, num_workers, batch_size, forward_params, postprocess_params, read_ahead)
+        collate = _collate if on_error == "raise" else list
+        loader = self._loader(dataset, num_workers, batch_size, read_ahead, collate)
+        if on_error == "raise":
+            return self._run(loader, batch_size, forward_params, postprocess_params)
+        return self._run_past_errors(loader, forward_params, postprocess_params, on_error == "return")
 
     def _for_all_videos(self, forward_params: _Params, postprocess_params: _Params) -> tuple[_Params, _Params]:
         """What is computed once for all videos of a call."""
         return forward_params, postprocess_params
 
-    def _run(
-        self,
-        dataset: Any,
-        num_workers: int,
-        batch_size: int,
-        forward_params: _Params,
-        postprocess_params: _Params,
-        read_ahead: bool,
-    ) -> Iterator[Any]:
+    def _loader(
+        self, dataset: Any, num_workers: int, batch_size: int, read_ahead: bool, collate: Callable[[Any], Any]
+    ) -> Any:
         pin_memory = self.device.type == "cuda"
         loader: Any = DataLoader(
-            dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=_collate, pin_memory=pin_memory
+            dataset, batch_size=batch_size, num_workers=num_workers, collate_fn=collate, pin_memory=pin_memory
         )
         has_more = isinstance(dataset, IterableDataset) or len(loader) > 1
-        if read_ahead and has_more and num_workers == 0:
-            loader = _ReadAhead(loader)
+        return _ReadAhead(loader) if read_ahead and has_more and num_workers == 0 else loader
+
+    def _run(
+        self, loader: Any, batch_size: int, forward_params: _Params, postprocess_params: _Params
+    ) -> Iterator[Any]:
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return iter(PipelineIterator(outputs, self.postprocess, postprocess_params))
+
+    def _read(self, video: Any, **params: Any) -> dict[str, Any]:
+        """As [`preprocess`]; of what cannot be read, the error."""
+        try:
+            return self.preprocess(video, **params)
+        except VideoReadError as error:
+            return {"error": str(error)}
+
+    def _run_past_errors(
+        self, loader: Iterable[list[dict[str, Any]]], forward_params: _Params, postprocess_params: _Params, tell: bool
+    ) -> Iterator[Any]:
+        """As [`_run`], of batches of what [`_read`] returns. Errors are answers if they are to be told."""
+        for batch in loader:
+            good = [item for item in batch if "error" not in item]
+            logits = iter(self.forward(_collate(good), **forward_params)["logits"] if good else ())
+            for item in batch:
+                if "error" not in item:
+                    yield self.postprocess(ModelOutput(logits=next(logits)[None]), **postprocess_params)
+                elif tell:
+                    yield {"error": item["error"]}
 
     def _shared_frames(self, params: _Params, window: float, stride: float) -> int | None:
         """T, if windows overlap so that they can have frames in common, and the model is causal: it sees them once.
@@ -182,16 +214,22 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         window: float,
         stride: float | None,
         shared_frames: int | None,
+        failed: dict[int, str] | None,
     ) -> Iterator[tuple[int, VideoWindow]]:
-        """The windows of all videos, with the number of the video."""
+        """The windows of all videos, with the number of the video. What cannot be read is noted, if there is where."""
 
         def sample(num_frames: int) -> list[int]:
             metadata = VideoMetadata(total_num_frames=num_frames)
             return list(self.video_processor.sample_frames(metadata, **self._sampling(**params)))
 
         for number, video in enumerate(videos):
-            for part in sliding_windows(video, sample, window, stride, shared_frames=shared_frames):
-                yield number, part
+            try:
+                for part in sliding_windows(video, sample, window, stride, shared_frames=shared_frames):
+                    yield number, part
+            except VideoReadError as error:
+                if failed is None:
+                    raise
+                failed[number] = str(error)
 
     def _follow(
         self,
@@ -200,7 +238,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         forward_params: _Params,
         postprocess_params: _Params,
         read_ahead: bool,
-    ) -> Iterator[list[dict[str, Any]]]:
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         """As [`_pack`], by a causal model, which sees every frame of a video once."""
 
         def read() -> Iterator[tuple[int, list[VideoWindow], _Params]]:
@@ -210,18 +248,14 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
                 ends = torch.tensor([part.num_new for part in parts]).cumsum(0) - 1
                 yield number, parts, {"pixel_values": inputs["pixel_values"].to(self.dtype), "logits_to_keep": ends}
 
-        def answers() -> Iterator[tuple[int, dict[str, Any]]]:
-            cache = ILACache()
-            for number, parts, inputs in _BatchesAhead(read()) if read_ahead else read():
-                if parts[0].start == 0:
-                    cache = ILACache(len(parts[0].frames))
-                logits = self.forward({**inputs, "cache": cache}, **forward_params)["logits"]
-                for part, row in zip(parts, logits, strict=True):
-                    labels = self.postprocess(ModelOutput(logits=row[None]), **postprocess_params)
-                    yield number, {"timestamp": (part.start, part.end), "labels": labels}
-
-        for _, group in itertools.groupby(answers(), key=operator.itemgetter(0)):
-            yield [answer for _, answer in group]
+        cache = ILACache()
+        for number, parts, inputs in _BatchesAhead(read()) if read_ahead else read():
+            if parts[0].start == 0:
+                cache = ILACache(len(parts[0].frames))
+            logits = self.forward({**inputs, "cache": cache}, **forward_params)["logits"]
+            for part, row in zip(parts, logits, strict=True):
+                labels = self.postprocess(ModelOutput(logits=row[None]), **postprocess_params)
+                yield number, {"timestamp": (part.start, part.end), "labels": labels}
 
     def _pack(
         self,
@@ -231,8 +265,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         forward_params: _Params,
         postprocess_params: _Params,
         read_ahead: bool,
-    ) -> Iterator[list[dict[str, Any]]]:
-        """The answers for the windows of each video, in a list per video."""
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The answers for all windows, with the number of the video."""
         places: deque[tuple[int, tuple[float, float]]] = deque()  # of the windows that are read and not yet answered
 
         def clips() -> Iterator[dict[str, Any]]:
@@ -241,10 +275,10 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
                 yield self.preprocess(window, **params)
 
         # Windows are read one after the other from one open file: a thread reads ahead, and no worker could help
-        answers = self._run(_Stream(clips()), 0, batch_size, forward_params, postprocess_params, read_ahead)
-        numbered = ((*places.popleft(), labels) for labels in answers)
-        for _, group in itertools.groupby(numbered, key=lambda answer: answer[0]):
-            yield [{"timestamp": timestamp, "labels": labels} for _, timestamp, labels in group]
+        loader = self._loader(_Stream(clips()), 0, batch_size, read_ahead, _collate)
+        for labels in self._run(loader, batch_size, forward_params, postprocess_params):
+            number, timestamp = places.popleft()
+            yield number, {"timestamp": timestamp, "labels": labels}
 
     def _sampling(self, num_frames: int | None = None, frame_sampling_rate: int | None = None) -> dict[str, Any]:
         """What the video processor is told of the frames to take."""
@@ -309,6 +343,9 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
             [`sliding_windows`].
         stride_seconds (float, optional): From the start of a window to that of the next. Default: `window_seconds`.
         batch_size (int, defaults to 1): Videos, or windows, that the model takes at a time.
+        on_error ("raise", "skip" or "return", defaults to "raise"): What becomes of a video that cannot be read: an
+            error, no answer (None for a single one), or the answer `{"error": message}`, behind the windows that could be
+            read.
         num_workers (int, defaults to 0): Processes that read videos ahead; none for iterators and windows.
         video_processor ([`ILAVideoProcessor`]), or processor ([`ILAProcessor`]) (pipeline only): For a model that is
             passed as an object. With several views (`num_clips`, `num_crops`), the scores are averaged over them.
@@ -330,7 +367,7 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
     ```
 
     Raises:
-        VideoReadError: For a file that cannot be read; the message names it.
+        VideoReadError: For a file that cannot be read, unless `on_error` says otherwise; the message names it.
         ValueError: For numbers below 1, for models without classes, and where there is no video processor.
     """
 
@@ -384,7 +421,7 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
     Takes [`ILAModel`] and [`ILAForVideoTextClassification`], and their processor.
 
     Args of the pipeline and of its call:
-        inputs, num_frames, frame_sampling_rate, window_seconds, stride_seconds, batch_size:
+        inputs, num_frames, frame_sampling_rate, window_seconds, stride_seconds, batch_size, on_error:
             See [`ILAVideoClassificationPipeline`].
         tokenizer and video_processor, or processor ([`ILAProcessor`]) (pipeline only): For a model that is passed as
             an object, or was saved without them.
@@ -501,6 +538,23 @@ def _some_of_a_video(
     for number, group in itertools.groupby(windows, key=operator.itemgetter(0)):
         while parts := [part for _, part in itertools.islice(group, batch_size)]:
             yield number, parts
+
+
+def _by_video(
+    answers: Iterable[tuple[int, dict[str, Any]]], failed: dict[int, str], tell: bool
+) -> Iterator[list[dict[str, Any]] | dict[str, Any]]:
+    """The answers for the windows of each video, in a list per video.
+
+    If errors are to be told, that of a video comes behind the windows that could be read, or takes the place of the
+    list where there are none.
+    """
+    begun = 0
+    for number, group in itertools.groupby(answers, key=operator.itemgetter(0)):
+        yield from ({"error": failed[i]} for i in range(begun, number) if tell and i in failed)
+        windows = [answer for _, answer in group]
+        yield windows + ([{"error": failed[number]}] if tell and number in failed else [])
+        begun = number + 1
+    yield from ({"error": error} for i, error in failed.items() if tell and i >= begun)
 
 
 class _ReadAhead:

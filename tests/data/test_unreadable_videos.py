@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ila_hf.__main__ import main as ila_hf
-from ila_hf.data import unreadable_videos
+from ila_hf.data import unreadable_videos, worker_processes
 from ila_hf.data.unreadable_videos import UnreadableVideos, check_videos
 from ila_hf.demo.motion_videos import write_video
 from ila_hf.video_sources import VideoLimits
@@ -124,26 +124,15 @@ def _crash_or_hang(video, num_frames, limits):
     return None
 
 
-def _work(connection, num_frames, limits):
-    """A worker whose decoder crashes or hangs on some files."""
-    unreadable_videos._read = _crash_or_hang
-    unreadable_videos._real_work(connection, num_frames, limits)
-
-
 def test_a_decoder_that_crashes_or_hangs_costs_its_file_only(monkeypatch):
-    monkeypatch.setattr(unreadable_videos, "_real_work", unreadable_videos._work, raising=False)
-    monkeypatch.setattr(unreadable_videos, "_work", _work)
-    monkeypatch.setattr(unreadable_videos, "_GRACE", 1.0)
-    monkeypatch.setattr(unreadable_videos.multiprocessing, "get_context", lambda method: _fork)
+    monkeypatch.setattr(unreadable_videos, "_read", _crash_or_hang)
+    monkeypatch.setattr(worker_processes, "_GRACE", 1.0)
     videos = ["1", "crash 2", "3", "hang 4", "5", "crash 6"]
     results = dict(check_videos(videos, num_workers=2, limits=VideoLimits(decode_seconds=1)))
     assert {video for video, error in results.items() if error is None} == {"1", "3", "5"}
     assert results["crash 2"] == "Cannot read the video 'crash 2': its decoder crashes"
     assert results["hang 4"] == "Cannot read the video 'hang 4': it takes too long"
     assert "crashes" in results["crash 6"]
-
-
-_fork = multiprocessing.get_context("fork")  # keeps what the test has replaced
 
 
 def test_check_needs_a_worker():

@@ -9,16 +9,12 @@ file a line in the list, not the scan.
 
 import argparse
 import json
-import multiprocessing
 import tempfile
-import time
 import uuid
 import warnings
-from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +24,7 @@ from tqdm import tqdm
 from ..sampling import sample_frame_indices
 from ..video_reading import read_video
 from ..video_sources import VideoLimits, VideoReadError
-
-
-# Seconds that a worker gets to start, and beyond the limit of a video to notice it
-_GRACE = 60.0
+from .worker_processes import WorkerError, map_in_processes
 
 
 class UnreadableVideos:
@@ -104,46 +97,6 @@ def _read(video: Any, num_frames: int | None, limits: VideoLimits) -> str | None
     return None
 
 
-def _work(connection: Connection, num_frames: int | None, limits: VideoLimits) -> None:
-    connection.send(None)  # ready
-    while True:
-        video = connection.recv()
-        if video is None:
-            return
-        connection.send(_read(video, num_frames, limits))
-
-
-@dataclass
-class _Worker:
-    """A process that reads one video at a time."""
-
-    num_frames: int | None
-    limits: VideoLimits
-    index: int | None = None  # of the video in work
-    since: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # decoders must not be forked
-        self.connection, other = context.Pipe()
-        self.process = context.Process(target=_work, args=(other, self.num_frames, self.limits), daemon=True)
-        self.process.start()
-        other.close()
-
-    def give(self, index: int, video: str) -> None:
-        self.index, self.since = index, time.monotonic()
-        with suppress(OSError):  # that it has died meanwhile shows where its answer is read
-            self.connection.send(video)
-
-    def is_late(self) -> bool:
-        seconds = self.limits.decode_seconds
-        return seconds is not None and time.monotonic() - self.since > seconds + _GRACE
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.connection.close()
-
-
 def check_videos(
     videos: Sequence[str], num_workers: int = 1, num_frames: int | None = 8, limits: VideoLimits | None = None
 ) -> Iterator[tuple[str, str | None]]:
@@ -159,44 +112,12 @@ def check_videos(
         ValueError: For fewer than one worker.
         RuntimeError: If workers do not start.
     """
-    if num_workers < 1:
-        raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
     limits = limits or VideoLimits()
-    todo = deque(enumerate(videos))
-    workers = [_Worker(num_frames, limits) for _ in range(min(num_workers, len(todo)))]
-    try:
-        while workers:
-            wait([worker.connection for worker in workers], timeout=1)
-            for worker in list(workers):
-                result: tuple[str, str | None] | None = None
-                try:
-                    if not worker.connection.poll():
-                        if not worker.is_late():
-                            continue
-                        raise TimeoutError
-                    error = worker.connection.recv()
-                    if worker.index is not None:
-                        result = videos[worker.index], error
-                except (EOFError, OSError, TimeoutError) as failure:
-                    workers.remove(worker)
-                    worker.stop()
-                    if worker.index is None:
-                        raise RuntimeError("The worker processes of the check do not start.") from failure
-                    cause = "it takes too long" if isinstance(failure, TimeoutError) else "its decoder crashes"
-                    result = videos[worker.index], f"Cannot read the video {videos[worker.index]!r}: {cause}"
-                    if todo:
-                        workers.append(_Worker(num_frames, limits))
-                else:
-                    if todo:
-                        worker.give(*todo.popleft())
-                    else:
-                        workers.remove(worker)
-                        worker.stop()
-                if result is not None:
-                    yield result
-    finally:
-        for worker in workers:
-            worker.stop()
+    read = partial(_read, num_frames=num_frames, limits=limits)
+    for index, error in map_in_processes(read, videos, num_workers, limits.decode_seconds):
+        if isinstance(error, WorkerError):
+            error = f"Cannot read the video {videos[index]!r}: {error}"
+        yield videos[index], error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,9 +3,13 @@ from .graph import ILAStreamGraph as ILAStreamGraph
 from .graph import ILAVisionGraph as ILAVisionGraph
 from .graph import inference_graph as inference_graph
 from .graph import stream_graph as stream_graph
+from .labeling import VideoLabeler as VideoLabeler
+from .labeling import find_videos as find_videos
+from .labeling import label_videos as label_videos
 from .live_video import LiveFrame as LiveFrame
 from .live_video import live_frames as live_frames
 from .regions import compile_layers as compile_layers
+from .result_folder import ResultFolder as ResultFolder
 from .stream import Stream as Stream
 from .timeline import Timeline as Timeline
 from .timeline import TimelineEntry as TimelineEntry

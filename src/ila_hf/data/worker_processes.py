@@ -1,0 +1,117 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Work on files in processes, where a file that kills or stops its process costs no other file anything."""
+
+import multiprocessing
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+
+# Seconds that a worker gets to start, and beyond the limit of an item to notice it
+_START, _GRACE = 300.0, 60.0
+
+
+class WorkerError(Exception):
+    """What became of an item whose process died, or was stopped because it took too long."""
+
+
+def map_in_processes(
+    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int, seconds: float | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Call a function for every item, one at a time in each process.
+
+    Args:
+        function: Can be pickled, and so can its results, sooner than tensors: arrays. It raises nothing.
+        items: Given to the processes one by one, in their order.
+        num_workers: Processes, at least 1.
+        seconds: What an item may take before its process is stopped, and a minute beyond. None: any time.
+
+    Returns:
+        The number of each item and its result, as they are done; of one that cost its process, a [`WorkerError`].
+
+    Raises:
+        ValueError: For fewer than one process.
+        RuntimeError: If processes do not start.
+    """
+    if num_workers < 1:
+        raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
+    return _map(function, items, num_workers, seconds)
+
+
+def _map(
+    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int, seconds: float | None
+) -> Iterator[tuple[int, Any]]:
+    todo = deque(enumerate(items))
+    workers = [_Worker(function, seconds) for _ in range(min(num_workers, len(todo)))]
+    try:
+        while workers:
+            wait([worker.connection for worker in workers], timeout=1)
+            for worker in list(workers):
+                result: tuple[int, Any] | None = None
+                try:
+                    if not worker.connection.poll():
+                        if not worker.is_late():
+                            continue
+                        raise TimeoutError
+                    found = worker.connection.recv()
+                    if worker.index is not None:
+                        result = worker.index, found
+                except (EOFError, OSError, TimeoutError) as failure:
+                    workers.remove(worker)
+                    worker.stop()
+                    if worker.index is None:
+                        raise RuntimeError("The worker processes do not start.") from failure
+                    is_late = isinstance(failure, TimeoutError)
+                    result = worker.index, WorkerError("it takes too long" if is_late else "its decoder crashes")
+                    if todo:
+                        workers.append(_Worker(function, seconds))
+                else:
+                    if todo:
+                        worker.give(*todo.popleft())
+                    else:
+                        workers.remove(worker)
+                        worker.stop()
+                if result is not None:
+                    yield result
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+class _Worker:
+    """A process that works on one item at a time."""
+
+    def __init__(self, function: Callable[[Any], Any], seconds: float | None):
+        context = multiprocessing.get_context("spawn")  # decoders must not be forked
+        self.seconds, self.since = seconds, time.monotonic()
+        self.index: int | None = None  # of the item in work
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_work, args=(other, function), daemon=True)
+        self.process.start()
+        other.close()
+
+    def give(self, index: int, item: Any) -> None:
+        self.index, self.since = index, time.monotonic()
+        with suppress(OSError):  # that it has died meanwhile shows where its answer is read
+            self.connection.send(item)
+
+    def is_late(self) -> bool:
+        limit = _START if self.index is None else None if self.seconds is None else self.seconds + _GRACE
+        return limit is not None and time.monotonic() - self.since > limit
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
+    torch.set_num_threads(1)  # there are other workers, and a model
+    connection.send(None)  # ready
+    while True:
+        connection.send(function(connection.recv()))

@@ -1,0 +1,151 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""A folder of rows that grows shard by shard, each complete or not there."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+Row = dict[str, Any]
+
+FORMATS = ("parquet", "jsonl")
+
+
+class Shard(NamedTuple):
+    """Some of the videos, and the file of their rows."""
+
+    file: Path
+    paths: list[str]
+
+
+class ResultFolder:
+    """Rows of videos in shards.
+
+        run.json        what the rows depend on, without the list of videos
+        plan.jsonl      the videos of each shard, a line for each; grows with the list
+        00000.parquet   rows: `path`, results, `num_frames`, `error`
+
+    A shard is written aside, flushed and renamed: it is complete or not there, whatever happens.
+
+    Args:
+        folder: Created if needed.
+        fingerprint: What rows depend on, as json. A folder is bound to it.
+        schema: Of the rows, for Parquet.
+        file_format: "parquet" or "jsonl".
+
+    Raises:
+        ValueError: For a folder that is bound to another fingerprint; the message names the difference.
+    """
+
+    def __init__(self, folder: str | Path, fingerprint: Row, schema: pa.Schema, file_format: str = "parquet"):
+        self.folder, self.schema, self.file_format = Path(folder), schema, file_format
+        self.fingerprint = {**json.loads(json.dumps(fingerprint)), "file_format": file_format}
+        self._check()
+
+    def _check(self) -> None:
+        file = self.folder / "run.json"
+        if not file.exists():
+            return
+        known = json.loads(file.read_text(encoding="utf-8"))
+        difference = list(_differences(known, self.fingerprint))
+        if difference:
+            more = f", and {len(difference) - 3} more" if len(difference) > 3 else ""
+            raise ValueError(
+                f"{str(self.folder)!r} has results of something else: {'; '.join(difference[:3])}{more}. Take another "
+                "folder."
+            )
+
+    def plan(self, paths: Iterable[str], shard_size: int) -> None:
+        """Bind the folder, and divide the videos that it does not know yet into shards. For one process.
+
+        Raises:
+            ValueError: For shards of fewer than one video.
+        """
+        if shard_size < 1:
+            raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            for file in self.folder.glob("*.part"):  # of a process that was killed
+                file.unlink()
+        shards = self.shards()
+        known = {path for shard in shards for path in shard.paths}
+        new = [path for path in dict.fromkeys(paths) if path not in known]
+        groups = [shard.paths for shard in shards] + [new[i : i + shard_size] for i in range(0, len(new), shard_size)]
+        if new:
+            lines = "".join(json.dumps(group) + "\n" for group in groups)
+            self._replace(self.folder / "plan.jsonl", lambda file: file.write(lines.encode()))
+        text = json.dumps(self.fingerprint, indent=1) + "\n"
+        self._replace(self.folder / "run.json", lambda file: file.write(text.encode()))
+
+    def shards(self) -> list[Shard]:
+        """All that are planned."""
+        file = self.folder / "plan.jsonl"
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        return [Shard(self.folder / f"{i:05}.{self.file_format}", json.loads(line)) for i, line in enumerate(lines)]
+
+    def missing(self, failed: bool = False) -> list[Shard]:
+        """The shards that are not complete; with `failed`, also those with errors among their rows."""
+        return [
+            shard
+            for shard in self.shards()
+            if not shard.file.exists() or (failed and any(row["error"] is not None for row in self._read(shard.file)))
+        ]
+
+    def write(self, shard: Shard, rows: Sequence[Row]) -> None:
+        """Complete a shard.
+
+        Raises:
+            OSError: If it cannot be written; then it is not there.
+        """
+        if self.file_format == "jsonl":
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            self._replace(shard.file, lambda file: file.write(text.encode()))
+        else:
+            table = pa.Table.from_pylist(list(rows), self.schema)
+            self._replace(shard.file, lambda file: pq.write_table(table, file))
+
+    def rows(self) -> Iterator[Row]:
+        """Those of all complete shards, in the order of the plan."""
+        for shard in self.shards():
+            if shard.file.exists():
+                yield from self._read(shard.file)
+
+    def _read(self, file: Path) -> list[Row]:
+        if self.file_format == "jsonl":
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
+        rows: list[Row] = pq.read_table(file).to_pylist()
+        return rows
+
+    def _replace(self, file: Path, write: Any) -> None:
+        descriptor, name = tempfile.mkstemp(suffix=".part", prefix=file.name + ".", dir=self.folder)
+        try:
+            with os.fdopen(descriptor, "wb") as part:
+                write(part)
+                part.flush()
+                os.fsync(part.fileno())
+            os.replace(name, file)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(name)
+            raise
+        folder = os.open(self.folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _differences(known: Any, given: Any, name: str = "") -> Iterator[str]:
+    """Such as "processor.num_frames was 8, is 16"."""
+    if isinstance(known, dict) and isinstance(given, dict):
+        for key in sorted(known.keys() | given.keys()):
+            yield from _differences(known.get(key), given.get(key), f"{name}.{key}" if name else key)
+    elif known != given:
+        yield f"{name} was {known!r}, is {given!r}"

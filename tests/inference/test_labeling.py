@@ -1,0 +1,284 @@
+"""Collections of videos: rows against the pipeline, bad files, resuming, kills, several processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from conftest import make_model
+from transformers import pipeline
+
+from ila_hf import ILAForVideoClassification
+from ila_hf.__main__ import main
+from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.tiny import tiny_processor
+from ila_hf.inference import ResultFolder, VideoLabeler, find_videos, label_videos
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    model = make_model()
+    model.save_pretrained(folder)
+    tiny_processor(model.config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Seven clips and two files that are none, in two folders."""
+    folder = tmp_path_factory.mktemp("videos")
+    for number in range(7):
+        path = folder / "ab"[number % 2] / f"{number}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        write_video(path, draw_clip(number)[0][: 10 + number], 10)
+    (folder / "a" / "text.mp4").write_text("no video")
+    cut = (folder / "b" / "1.mp4").read_bytes()
+    (folder / "b" / "cut.mp4").write_bytes(cut[: len(cut) // 3])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labeler(model):
+    return VideoLabeler(model, top_k=3, batch_size=2)
+
+
+def rows_of(folder, file_format="parquet"):
+    rows = []
+    for file in sorted(folder.glob(f"*.{file_format}")):
+        if file.name != "plan.jsonl":
+            lines = file.read_text().splitlines() if file_format == "jsonl" else ()
+            rows += map(json.loads, lines) if lines else pq.read_table(file).to_pylist()
+    return rows
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_rows_are_those_of_the_pipeline(labeler, model, videos, tmp_path, file_format):
+    label_videos(find_videos(str(videos)), tmp_path, labeler, shard_size=4, file_format=file_format)
+    rows = rows_of(tmp_path, file_format)
+    assert [row["path"] for row in rows] == sorted(map(str, videos.glob("*/*.mp4")))
+    classify = pipeline("video-classification", model=model)
+    for row in rows:
+        if row["error"] is not None:
+            assert row["path"].endswith(("text.mp4", "cut.mp4"))
+            assert row["path"] in row["error"]
+            assert (row["labels"], row["scores"], row["num_frames"]) == (None, None, None)
+            continue
+        expected = classify(row["path"], top_k=3)
+        assert row["labels"] == [answer["label"] for answer in expected]
+        assert row["scores"] == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
+        assert row["num_frames"] == 10 + int(row["path"].rpartition("/")[2][0])
+    assert len(list(tmp_path.glob(f"0*.{file_format}"))) == 3
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_several_views_and_several_labels(videos, tmp_path):
+    model = make_model(ILAForVideoClassification, num_labels=4, problem_type="multi_label_classification")
+    model.save_pretrained(tmp_path / "model")
+    processor = tiny_processor(model.config).video_processor
+    processor.num_clips, processor.num_crops = 2, 3
+    processor.save_pretrained(tmp_path / "model")
+    file = str(videos / "a" / "0.mp4")
+    found = VideoLabeler(str(tmp_path / "model"), top_k=9)({"path": np.array([file]), "id": np.array([7])})
+    (expected,) = [pipeline("video-classification", model=str(tmp_path / "model"))(file)]
+    assert found["labels"] == [[answer["label"] for answer in expected]]
+    assert found["scores"][0] == pytest.approx([answer["score"] for answer in expected], abs=1e-5)
+    assert found["id"].tolist() == [7]
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_features(videos, tmp_path, linear):
+    """Unit vectors, the mean over views of what the heads compare."""
+    model = make_model(ILAForVideoClassification) if linear else make_model()
+    model.save_pretrained(tmp_path / "model")
+    processor = tiny_processor(model.config)
+    processor.video_processor.num_clips = 2
+    processor.save_pretrained(tmp_path / "model")
+    main(["embed", "--model", str(tmp_path / "model"), "--videos", str(videos), "--output_dir", str(tmp_path / "out")])
+    table = pq.read_table(next((tmp_path / "out").glob("*.parquet")))
+    assert str(table.schema.field("features").type) == "fixed_size_list<element: float>[64]"
+    for row in table.to_pylist():
+        if row["error"] is not None:
+            assert row["features"] is None
+            continue
+        views = processor(videos=row["path"], return_tensors="pt").pixel_values[0]
+        with torch.no_grad():
+            trunk = model.vision_model(views).pooler_output
+            features = model.integration(model.visual_projection(trunk))
+        mean = (features / features.norm(dim=1, keepdim=True)).mean(0)
+        torch.testing.assert_close(torch.tensor(row["features"]), mean / mean.norm(), atol=1e-5, rtol=1e-4)
+
+
+def test_a_grown_list_and_failed_files(labeler, videos, tmp_path, monkeypatch):
+    files = find_videos(str(videos))
+    made = []
+    results = labeler.results
+    monkeypatch.setattr(labeler, "results", lambda clips: made.append(len(clips)) or results(clips))
+    label_videos(files[:5], tmp_path, labeler, shard_size=3)
+    assert sum(made) == 5
+    before = {file.name: file.read_bytes() for file in tmp_path.glob("0*")}
+    label_videos(files, tmp_path, labeler, shard_size=3)
+    assert sum(made) == 9
+    assert all((tmp_path / name).read_bytes() == content for name, content in before.items())
+    label_videos(files, tmp_path, labeler, shard_size=3)
+    assert sum(made) == 9
+    rows = rows_of(tmp_path)
+    assert [row["path"] for row in rows] == files
+    # One of the bad files is mended
+    bad = [row["path"] for row in rows if row["error"]]
+    spoilt = Path(bad[0]).read_bytes()
+    write_video(bad[0], draw_clip(9)[0][:9], 10)
+    try:
+        label_videos(files, tmp_path, labeler, shard_size=3, retry_failed=True)
+    finally:
+        Path(bad[0]).write_bytes(spoilt)
+    again = {row["path"]: row for row in rows_of(tmp_path)}
+    assert again[bad[0]]["num_frames"] == 9
+    assert again[bad[1]]["error"]
+    for row in rows:
+        if row["path"] != bad[0]:
+            assert again[row["path"]]["labels"] == row["labels"]
+
+
+def test_a_folder_of_something_else_is_refused(labeler, model, videos, tmp_path):
+    files = find_videos(str(videos))[:2]
+    label_videos(files, tmp_path / "out", labeler)
+    with pytest.raises(ValueError, match=r"results of something else: top_k was 3, is 2\. Take another folder"):
+        label_videos(files, tmp_path / "out", VideoLabeler(model, top_k=2))
+    with pytest.raises(ValueError, match=r"processor.num_frames was 8, is 4"):
+        label_videos(files, tmp_path / "out", VideoLabeler(model, top_k=3, num_frames=4))
+    with pytest.raises(ValueError, match="file_format was 'parquet', is 'jsonl'"):
+        label_videos(files, tmp_path / "out", labeler, file_format="jsonl")
+    other = make_model()
+    with torch.no_grad():
+        other.logit_scale.add_(1)
+    other.save_pretrained(tmp_path / "model")
+    tiny_processor(other.config).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match="weights was"):
+        label_videos(files, tmp_path / "out", VideoLabeler(str(tmp_path / "model"), top_k=3))
+    same = VideoLabeler(model, top_k=3, batch_size=1)
+    assert len(list(label_videos(files, tmp_path / "out", same).rows())) == 2
+
+
+def test_what_is_found(videos, tmp_path):
+    everything = sorted(map(str, videos.glob("*/*.mp4")))
+    assert find_videos(str(videos)) == everything
+    assert find_videos(f"{videos}/a/*.mp4") == [path for path in everything if "/a/" in path]
+    assert find_videos(f"{videos}/**/*.mp4") == everything
+    (tmp_path / "list.csv").write_text(
+        "video,label\n" + "".join(f"{path},x\n" for path in [*everything, everything[0]])
+    )
+    with pytest.warns(UserWarning, match="classes"):
+        assert find_videos(str(tmp_path / "list.csv")) == everything
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps({"video": path}) + "\n" for path in everything))
+    assert find_videos(str(tmp_path / "list.jsonl")) == everything
+    with pytest.raises(FileNotFoundError, match=r"no file that matches '.*\*.avi'"):
+        find_videos(f"{videos}/*.avi")
+
+
+def test_what_is_refused(labeler, model, videos, tmp_path):
+    for name in ("top_k", "batch_size", "num_frames"):
+        with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
+            VideoLabeler(model, **{name: 0})
+    files = find_videos(str(videos))
+    with pytest.raises(ValueError, match="`shard_size` must be at least 1, got 0"):
+        label_videos(files, tmp_path, labeler, shard_size=0)
+    with pytest.raises(ValueError, match="`num_workers` must be at least 1, got 0"):
+        label_videos(files, tmp_path, labeler, num_workers=0)
+
+
+def _dies(path):
+    if path.endswith("0.mp4"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return None, None, "read"
+
+
+def test_a_reader_that_dies_costs_its_file(labeler, videos, tmp_path, monkeypatch):
+    read = labeler.read
+    _dies.limits = read.limits
+    monkeypatch.setattr(labeler, "read", _dies)
+    label_videos(find_videos(str(videos)), tmp_path, labeler, num_workers=2)
+    errors = {row["path"].rpartition("/")[2]: row["error"] for row in rows_of(tmp_path)}
+    assert len(errors) == 9
+    assert errors.pop("0.mp4").endswith("0.mp4': its decoder crashes")
+    assert set(errors.values()) == {"read"}
+
+
+def test_a_full_disk(labeler, videos, tmp_path, monkeypatch):
+    """What is complete stays; what is not is not there; the next call goes on."""
+    files = find_videos(str(videos))
+    write, count = pq.write_table, []
+
+    def full(table, file):
+        count.append(1)
+        if len(count) == 2:
+            file.write(b"PAR1 and a part of it")
+            raise OSError(28, "No space left on device")
+        write(table, file)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(OSError, match="No space left"):
+        label_videos(files, tmp_path, labeler, shard_size=3)
+    assert [file.name for file in sorted(tmp_path.glob("0*"))] == ["00000.parquet"]
+    label_videos(files, tmp_path, labeler, shard_size=3)
+    assert [row["path"] for row in rows_of(tmp_path)] == files
+
+
+def command(model, videos, output, *arguments):
+    words = ["label", "--model", model, "--videos", str(videos), "--output_dir", str(output)]
+    return [*words, "--shard_size", "3", "--batch_size", "2", "--top_k", "3", *arguments]
+
+
+def test_killed_at_any_moment(labeler, model, videos, tmp_path):
+    """Killed until it is done; every file once, rows as those of a run that was left alone."""
+    label_videos(find_videos(str(videos)), tmp_path / "whole", labeler, shard_size=3)
+    draw, program = random.Random(1), [sys.executable, "-m", "ila_hf"]
+    for _ in range(3):
+        with subprocess.Popen(
+            [*program, *command(model, videos, tmp_path / "killed")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as process:
+            limit = time.monotonic() + 60
+            started = draw.choice([0, 1, 2])
+            while process.poll() is None and time.monotonic() < limit:
+                if len(list((tmp_path / "killed").glob("0*.parquet"))) >= started:
+                    time.sleep(draw.random() / 4)
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+                time.sleep(0.01)
+    subprocess.run([*program, *command(model, videos, tmp_path / "killed")], check=True, capture_output=True)
+    assert_same_rows(tmp_path / "killed", tmp_path / "whole")
+
+
+def assert_same_rows(folder, other):
+    assert rows_of(folder) == rows_of(other)
+
+
+def test_two_processes(labeler, model, videos, tmp_path):
+    label_videos(find_videos(str(videos)), tmp_path / "whole", labeler, shard_size=3)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "ila_hf"]
+    done = subprocess.run(
+        [*launch, *command(model, videos, tmp_path / "two")], check=True, capture_output=True, text=True
+    )
+    assert "9 videos, 2 of them could not be read" in done.stdout
+    assert_same_rows(tmp_path / "two", tmp_path / "whole")
+
+
+def test_a_folder_reads_what_it_wrote(tmp_path, labeler):
+    folder = ResultFolder(tmp_path, {"a": 1}, labeler.schema)
+    folder.plan(["x", "y", "x"], 1)
+    assert [shard.paths for shard in folder.missing()] == [["x"], ["y"]]
+    row = {"path": "x", "labels": ["é"], "scores": [0.5], "num_frames": 3, "error": None}
+    folder.write(folder.missing()[0], [row])
+    assert [shard.paths for shard in folder.missing()] == [["y"]]
+    assert list(folder.rows()) == [row]
