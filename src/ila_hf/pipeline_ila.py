@@ -344,7 +344,7 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
         stride_seconds (float, optional): From the start of a window to that of the next. Default: `window_seconds`.
         batch_size (int, defaults to 1): Videos, or windows, that the model takes at a time.
         on_error ("raise", "skip" or "return", defaults to "raise"): What becomes of a video that cannot be read: an
-            error, no answer (None for a single one), or the answer `{"error": message}`, behind the windows that could be
+            error, no answer (None for a single one), or the answer `{"error": message}`, behind the windows that were
             read.
         num_workers (int, defaults to 0): Processes that read videos ahead; none for iterators and windows.
         video_processor ([`ILAVideoProcessor`]), or processor ([`ILAProcessor`]) (pipeline only): For a model that is

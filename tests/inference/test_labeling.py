@@ -237,6 +237,7 @@ def command(model, videos, output, *arguments):
     return [*words, "--shard_size", "3", "--batch_size", "2", "--top_k", "3", *arguments]
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(labeler, model, videos, tmp_path):
     """Killed until it is done; every file once, rows as those of a run that was left alone."""
     label_videos(find_videos(str(videos)), tmp_path / "whole", labeler, shard_size=3)
@@ -264,6 +265,7 @@ def assert_same_rows(folder, other):
     assert rows_of(folder) == rows_of(other)
 
 
+@pytest.mark.slow
 def test_two_processes(labeler, model, videos, tmp_path):
     label_videos(find_videos(str(videos)), tmp_path / "whole", labeler, shard_size=3)
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "ila_hf"]
