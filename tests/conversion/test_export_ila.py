@@ -319,7 +319,7 @@ STREAMS = {
 def streaming(request, tmp_path_factory):
     """A causal classifier that looks back on four frames, and its ONNX file of streams."""
     model_class, token = STREAMS[request.param]
-    vision = {"first_frame": "self", "interaction_token": token}
+    vision = {"first_frame": "self", "interaction_token": token, "num_hidden_layers": 1}
     model = make_model(model_class, vision=vision, num_frames=4)
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
     export_onnx(model, path, stream=True)

@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -87,9 +88,9 @@ class _Worker:
     """A process that works on one item at a time."""
 
     def __init__(self, function: Callable[[Any], Any], seconds: float | None):
-        context = multiprocessing.get_context("spawn")  # decoders must not be forked
         self.seconds, self.since = seconds, time.monotonic()
         self.index: int | None = None  # of the item in work
+        context = _context(function)
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_work, args=(other, function), daemon=True)
         self.process.start()
@@ -110,8 +111,23 @@ class _Worker:
         self.connection.close()
 
 
+def _context(function: Callable[[Any], Any]) -> Any:
+    """How processes start: not as copies of this one, whose threads and decoders must not be forked.
+
+    Where there are fork servers, all are copies of a process that has only imported what the function needs.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    while isinstance(function, partial):
+        function = function.func
+    context.set_forkserver_preload([getattr(function, "__module__", type(function).__module__)])
+    return context
+
+
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
     torch.set_num_threads(1)  # there are other workers, and a model
     connection.send(None)  # ready
-    while True:
-        connection.send(function(connection.recv()))
+    with suppress(EOFError, OSError):  # whoever asked is gone
+        while True:
+            connection.send(function(connection.recv()))
