@@ -1,0 +1,47 @@
+"""benchmarks/streaming.py on models that are small enough, and the page that shows its results."""
+
+import json
+from pathlib import Path
+
+from conftest import make_model
+from test_examples import load_script
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_script_measures_all_cases(tmp_path, monkeypatch, capsys):
+    script = load_script("benchmarks/streaming.py")
+    monkeypatch.setattr(
+        script, "causal", lambda model_class, first_frame="self": make_model(model_class, {"first_frame": first_frame})
+    )
+    monkeypatch.setattr(script, "SIZE", 32)
+    monkeypatch.setattr(script, "FRAMES", 40)
+    monkeypatch.setattr(script, "TRAINING", {"num_train_epochs": 1, "train": 64, "validation": 16})
+    file = tmp_path / "found.json"
+    monkeypatch.setattr("sys.argv", ["streaming.py", "--rounds", "3", "--output_file", str(file)])
+    script.main()
+    printed = capsys.readouterr().out
+    found = json.loads(file.read_text())
+    assert list(found) == ["frame", "windows", "memory", "accuracy"]
+    assert list(found["memory"]["mebibytes"]) == [str(number) for number in range(2, 41, 2)]
+    assert {way for ways in found["accuracy"]["models"].values() for way in ways} == {
+        "as trained",
+        "cut",
+        "behind a still",
+        "behind another",
+    }
+    assert "| next frame |" in printed
+    monkeypatch.setattr("sys.argv", ["streaming.py", "--report", "--output_file", str(file)])
+    script.main()
+    assert capsys.readouterr().out in printed
+
+
+def test_the_page_shows_what_the_script_wrote():
+    script = load_script("benchmarks/streaming.py")
+    found = json.loads((ROOT / "benchmarks" / "results" / "streaming.json").read_text())
+    page = (ROOT / "docs" / "streaming.md").read_text()
+    memory = list(found.pop("memory")["mebibytes"].values())
+    for table in script.tables(found).split("\n\n"):
+        assert table in page
+    assert f"from {memory[0]} to {memory[-1]} MiB" in page
