@@ -30,6 +30,7 @@ def test_snippets_are_found_and_readme_is_short():
     assert len(README.splitlines()) < 200
 
 
+@pytest.mark.slow
 def test_flops_table_is_what_the_script_prints(capsys):
     table = (ROOT / "docs/architecture.md").read_text().splitlines()
     load_script("benchmarks/count_flops.py").main()

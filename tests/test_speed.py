@@ -57,6 +57,7 @@ def test_a_case_that_is_run_again_is_replaced(speed, tmp_path, monkeypatch):
         assert operators["the whole trunk"] > operators["all of the alignment"] > operators["mkldnn_convolution"] > 0
 
 
+@pytest.mark.slow
 def test_onnxruntime_runs_what_was_exported(speed):
     models, patch, _, (batch, num_frames, size) = speed.CASES["onnxruntime"]
     clips = torch.zeros(batch, num_frames, 3, size, size)

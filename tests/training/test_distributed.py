@@ -58,7 +58,9 @@ def in_one_process(folder, **options):
             {"vision": {"architecture": "released"}, "freeze": [], "freeze_batch_norm": True}, id="without BatchNorm"
         ),
         pytest.param(
-            {"vision": {}, "freeze": [], "freeze_batch_norm": True, "torch_compile_backend": "eager"}, id="compiled"
+            {"vision": {}, "freeze": [], "freeze_batch_norm": True, "torch_compile_backend": "eager"},
+            id="compiled",
+            marks=pytest.mark.slow,
         ),
     ],
 )

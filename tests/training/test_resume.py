@@ -136,8 +136,10 @@ def assert_same_runs(one, other):
         assert any("alignment_loss" in entry for entry in logs[0])
 
 
-@pytest.mark.parametrize("script", [TRAINER, NO_TRAINER])
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("processes", "script"),
+    [(1, TRAINER), (1, NO_TRAINER), (2, TRAINER), pytest.param(2, NO_TRAINER, marks=pytest.mark.slow)],
+)
 def test_a_killed_run_resumes_exactly(data, tmp_path, script, processes):
     if processes > 1 and script == TRAINER and transformers.__version__.startswith("5.11."):
         pytest.skip("in several processes on the CPU 5.11 loads the optimizer to cpu:0, which torch does not know")
