@@ -44,16 +44,14 @@ def shuffled_accuracy(
     return float(torch.cat(hits).float().mean())
 
 
-def make_film(videos: Path) -> tuple[list[torch.Tensor], list[TimelineEntry], float]:
-    """The frames (3, H, W) of the first clip of every class, when each is shown, and how many a second."""
+def make_film(processor: ILAVideoProcessor, videos: Path) -> tuple[list[torch.Tensor], list[TimelineEntry]]:
+    """One clip of every class, a second each: its frames (3, H, W), T a second, and when which is shown."""
     film: list[torch.Tensor] = []
-    truth, fps = [], 25.0
-    for folder in sorted(path for path in videos.iterdir() if path.is_dir()):
-        frames, metadata = read_video(min(folder.glob("*.mp4")))
-        fps = metadata.fps or fps
-        truth.append(TimelineEntry(folder.name, len(film) / fps, (len(film) + len(frames)) / fps, 1.0))
-        film += frames
-    return film, truth, fps
+    truth = []
+    for second, folder in enumerate(sorted(path for path in videos.iterdir() if path.is_dir())):
+        film += read_video(min(folder.glob("*.mp4")), processor.sample_frames)[0]
+        truth.append(TimelineEntry(folder.name, second, second + 1, 1.0))
+    return film, truth
 
 
 def main() -> None:
@@ -85,17 +83,14 @@ def main() -> None:
         print(f"  {answer['label'].replace('_', ' '):<24} {answer['score']:.3f}")
 
     # 3. Stream a film of one held-out clip of every motion, one after the other
-    film, truth, fps = make_film(arguments.videos)
-    stream = Stream(model, processor, frames_per_second=model.config.num_frames / truth[0].end, top_k=len(truth))
-    found = Timeline.from_predictions(stream(film, source_fps=fps), min_seconds=0.3)
-    print("\nA film of held-out clips, streamed. Their motions, and what the stream has seen:")
+    film, truth = make_film(processor, arguments.videos)
+    stream = Stream(model, processor, top_k=len(truth))
+    found = Timeline.from_predictions(stream(film, source_fps=processor.num_frames), min_seconds=0.3)
+    print("\nA film of held-out clips, a second each, streamed. What is shown, and what the stream has seen:")
     for entry in truth:
-        seen = [
-            f"{other.label.replace('_', ' ')} {other.start:.2f}-{other.end:.2f} s"
-            for other in found
-            if entry.start <= (other.start + other.end) / 2 < entry.end
-        ]
-        print(f"  {entry.label.replace('_', ' '):<24} {entry.start:5.2f}-{entry.end:5.2f} s   {', '.join(seen)}")
+        seen = [other for other in found if entry.start <= (other.start + other.end) / 2 < entry.end]
+        times = (f"{other.label.replace('_', ' ')} {other.start:.2f}-{other.end:.2f} s" for other in seen)
+        print(f"  {entry.label.replace('_', ' '):<24} {entry.start}-{entry.end} s   {', '.join(times)}")
 
     # 4. Draw the interactive points on its frames
     picture = arguments.model / "interactive_points.png"
