@@ -368,3 +368,40 @@ def test_caches_of_other_models(tiny_model, causal, videos):
     larger = torch.randn(1, 1, 3, 64, 64)
     with pytest.raises(ValueError, match="frames of another size"):
         causal(larger, cache=cache, interpolate_pos_encoding=True)
+
+
+def test_a_call_that_fails_leaves_the_cache_as_it_was(causal, videos, monkeypatch):
+    with torch.no_grad():
+        expected = causal(videos[:1], cache=ILACache()).logits
+        cache = ILACache()
+        with pytest.raises(ValueError, match="7"):
+            causal(torch.zeros(2, 1, 3, 7, 7), cache=cache)  # of the wrong size
+        causal(videos[:1, :4], cache=cache)
+        layer = causal.vision_model.encoder.layers[2]
+        with monkeypatch.context() as patch:
+            patch.setattr(layer, "forward", lambda *args, **kwargs: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                causal(videos[:1, 4:6], cache=cache)
+        for places in (torch.tensor([0.5]), torch.tensor(1)):
+            with pytest.raises(ValueError, match="Places in `logits_to_keep` must be whole numbers"):
+                causal(videos[:1, 4:6], cache=cache, logits_to_keep=places)
+        assert_equal(causal(videos[:1, 4:], cache=cache).logits, expected[:, 4:])
+
+
+def test_the_past_is_no_part_of_a_graph(causal, videos):
+    """Also where gradients are not switched off."""
+    cache = ILACache()
+    for frames in videos.split(1, dim=1):
+        causal(frames, cache=cache)
+    assert not any(state.requires_grad for state in cache.states.values())
+
+
+@torch.no_grad()
+def test_a_cache_whose_streams_have_ended(causal, videos):
+    cache = ILACache()
+    causal(videos[:1, :3], cache=cache)
+    cache.drop(0)
+    expected = causal(videos[:2, :2], cache=ILACache()).logits
+    assert_equal(causal(videos[:2, :2], cache=cache).logits, expected)
+    with pytest.raises(ValueError, match=r"differ in `num_frames`: \[3, 4\]"):
+        ILACache.join([cache, ILACache(3)])

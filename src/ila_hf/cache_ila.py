@@ -47,6 +47,8 @@ class ILACache:
         self.lengths = torch.zeros(0, dtype=torch.long)
         #: By name, streams first. What a stream has not filled yet is zero.
         self.states: dict[str, torch.Tensor] = {}
+        #: What the trunk of the present call makes of them.
+        self._present: tuple[dict[str, torch.Tensor], torch.Tensor] = ({}, self.lengths)
 
     def __len__(self) -> int:
         """The number of streams."""
@@ -66,9 +68,10 @@ class ILACache:
         Raises:
             ValueError: For frames of more or fewer streams.
         """
-        if not self.states and len(self) == 0:
-            self.lengths = torch.zeros(batch, dtype=torch.long)
-        if self.lengths.shape[0] != batch:  # `len` would make it a constant of a graph
+        # Nothing of the cache changes before `advance`: a call that fails leaves it as it was
+        is_empty = self.lengths.shape[0] == 0
+        self._present = ({}, torch.zeros(batch, dtype=torch.long) if is_empty else self.lengths)
+        if not is_empty and self.lengths.shape[0] != batch:  # `len` would make it a constant of a graph
             raise ValueError(
                 f"The cache has {len(self)} streams, got frames of {batch}: every stream takes part in every call. "
                 "See ILACache.select and ILACache.join."
@@ -76,7 +79,9 @@ class ILACache:
 
     def advance(self, num_frames: int) -> None:
         """Of the models: the trunk has seen so many frames of every stream."""
-        self.lengths = self.lengths + num_frames
+        states, lengths = self._present
+        self.states = {**(self.states if self.lengths.shape[0] > 0 else {}), **states}
+        self.lengths = lengths + num_frames
 
     def previous(self, name: str, frames: torch.Tensor) -> torch.Tensor:
         """Of the models: the frame before the first of `frames` (B, S, ...), and keep the last for the next call.
@@ -85,10 +90,10 @@ class ILACache:
             (B, 1, ...); for a new stream its first frame.
         """
         previous = first = frames[:, :1]
-        if name in self.states:
+        if name in self.states and self.lengths.shape[0] > 0:
             is_new = (self.lengths == 0).to(frames.device).view(-1, *[1] * (frames.ndim - 1))
             previous = torch.where(is_new, first, self._state(name, first))
-        self.states[name] = frames[:, -1:].clone()  # a view would keep all frames
+        self._present[0][name] = frames[:, -1:].detach().clone()  # a view would keep all frames
         return previous
 
     def clips(self, name: str, frames: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
@@ -112,7 +117,7 @@ class ILACache:
         else:
             stored = frames.new_zeros(frames.shape[0], past, *frames.shape[2:])
         sequence = torch.cat([stored, frames], dim=1)
-        self.states[name] = sequence[:, frames.shape[1] :].clone()
+        self.states[name] = sequence[:, frames.shape[1] :].detach().clone()
         return sequence.unfold(1, num_frames, 1)[:, _places(kept)].movedim(-1, 2)
 
     def clip_lengths(self, num_frames: int, kept: int | torch.Tensor) -> torch.Tensor | None:
@@ -190,10 +195,10 @@ class ILACache:
         if not caches:
             raise ValueError("There is no cache to join.")
         used = [cache for cache in caches if cache.states]
-        counts = {cache.num_frames for cache in used or caches}
+        counts: set[int | None] = {cache.num_frames for cache in caches if cache.num_frames is not None}
         if len(counts) > 1:
             raise ValueError(f"The caches differ in `num_frames`: {sorted(counts, key=str)}.")
-        joined = cls(next(iter(counts)))
+        joined = cls(next(iter(counts), None))
         shapes = [{name: tuple(state.shape[1:]) for name, state in cache.states.items()} for cache in used]
         for other in shapes[1:]:
             if other != shapes[0]:

@@ -41,6 +41,8 @@ def check_stream(trunk: Any) -> None:
     """Refuse to stream through a trunk that trains, or in which a frame depends on later ones."""
     if trunk.training:
         raise ValueError("A cache is for inference: call `model.eval()` first.")
+    if getattr(trunk, "_is_replica", False):
+        raise ValueError("DataParallel cannot divide a cache: run the model itself.")
     layer = layer_that_sees_later_frames(trunk)
     if layer is not None:
         config = trunk.config
@@ -70,6 +72,8 @@ def check_kept(kept: Any, cache: Any, labels: torch.Tensor | None = None) -> Non
         raise ValueError(f"`logits_to_keep` must be a number of frames, 0 for all, or a tensor of places, got {kept}.")
     if cache is None and not (isinstance(kept, int) and kept == 0):
         raise ValueError("`logits_to_keep` needs `cache`: a clip has one row of logits.")
+    if isinstance(kept, torch.Tensor) and (kept.ndim != 1 or kept.is_floating_point()):
+        raise ValueError(f"Places in `logits_to_keep` must be whole numbers, (P,), got {kept!r}.")
     if cache is not None and labels is not None:
         raise ValueError("`labels` are those of clips, and a cache is of streams: pass one or the other.")
 

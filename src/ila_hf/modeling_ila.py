@@ -320,6 +320,8 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
     base_model_prefix = "vision_model"
     _no_split_modules = ["CLIPVisionEmbeddings", "ILAEncoderLayer"]
     _can_record_outputs = {"hidden_states": ILAEncoderLayer, "attentions": ILAAttention}
+    # accelerate would move the caller's cache from device to device
+    _skip_keys_device_placement = ["cache"]
     main_input_name = "pixel_values"
     input_modalities = ("video",)
     _keys_to_ignore_on_load_unexpected = [

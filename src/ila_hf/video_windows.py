@@ -86,7 +86,10 @@ class _Plan(NamedTuple):
                 numbers = [frames[i] for i in self.sampler(len(frames))]
                 yield _PlannedWindow(start, end, frames.start, numbers, len(numbers))
             else:
-                yield self._sharing(index, unit, start, end, self.shared_frames)
+                part = self._sharing(index, unit, start, end, self.shared_frames)
+                if part.num_new <= 0:  # of a video that turns out to be shorter than the windows before it
+                    return
+                yield part
             if end == duration:
                 return
             start += self.stride

@@ -132,14 +132,18 @@ def test_a_grown_list_and_failed_files(labeler, videos, tmp_path, monkeypatch):
     assert sum(made) == 9
     rows = rows_of(tmp_path)
     assert [row["path"] for row in rows] == files
-    # One of the bad files is mended
+    # One of the bad files is mended, and a good one is gone
     bad = [row["path"] for row in rows if row["error"]]
     spoilt = Path(bad[0]).read_bytes()
     write_video(bad[0], draw_clip(9)[0][:9], 10)
+    neighbour = Path(next(shard for shard in (files[i : i + 3] for i in (0, 3, 6)) if bad[0] in shard)[0])
+    kept = neighbour.read_bytes()
+    neighbour.unlink()
     try:
         label_videos(files, tmp_path, labeler, shard_size=3, retry_failed=True)
     finally:
         Path(bad[0]).write_bytes(spoilt)
+        neighbour.write_bytes(kept)
     again = {row["path"]: row for row in rows_of(tmp_path)}
     assert again[bad[0]]["num_frames"] == 9
     assert again[bad[1]]["error"]
@@ -189,6 +193,9 @@ def test_what_is_refused(labeler, model, videos, tmp_path):
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
             VideoLabeler(model, **{name: 0})
     files = find_videos(str(videos))
+    folder = ResultFolder(tmp_path / "used", labeler.fingerprint(), labeler.schema)
+    with folder.in_use(), pytest.raises(ValueError, match="used' is in use by another run"):
+        label_videos(files, tmp_path / "used", labeler)
     with pytest.raises(ValueError, match="`shard_size` must be at least 1, got 0"):
         label_videos(files, tmp_path, labeler, shard_size=0)
     with pytest.raises(ValueError, match="`num_workers` must be at least 1, got 0"):

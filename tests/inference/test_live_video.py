@@ -137,6 +137,16 @@ def test_devices_and_addresses(numbered_video):
         address = f"http://127.0.0.1:{server.server_port}/{numbered_video.name}"
         found = torch.stack([frame.pixels for frame in live_frames(address)])
         torch.testing.assert_close(found, read_video(numbered_video)[0], rtol=0, atol=0)
+        rotated = VIDEOS["rotated_90.mp4"](numbered_video.parent / "rotated_90.mp4")
+        found = torch.stack(
+            [frame.pixels for frame in live_frames(address.replace(numbered_video.name, rotated.name))]
+        )
+        torch.testing.assert_close(found, read_video(rotated)[0], rtol=0, atol=0)
+        content = bytearray(numbered_video.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 40] = bytes(40)
+        (numbered_video.parent / "damaged.mp4").write_bytes(content)
+        assert len(list(live_frames(address.replace(numbered_video.name, "damaged.mp4")))) > 20
         with pytest.raises(VideoReadError, match=r"nothing.mp4': .*404"):
             next(live_frames(address.replace(numbered_video.name, "nothing.mp4")))
         server.shutdown()
@@ -173,6 +183,8 @@ def test_what_is_refused(tmp_path, video_file):
     text.write_text("no video " * 100)
     with pytest.raises(VideoReadError, match=r"text.mp4"):
         next(live_frames(text))
+    with pytest.raises(ValueError, match="must be an array, a tensor or a PIL image, got str"):
+        next(live_frames(iter(["a.jpg"])))
     for frame in (np.zeros((4, 6), np.uint8), np.zeros((4, 6, 3)), np.zeros((1, 4, 6, 3), np.uint8)):
         with pytest.raises(ValueError, match=r"A frame must be \(H, W, 3\)"):
             to_frame(frame)

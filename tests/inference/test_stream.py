@@ -204,3 +204,21 @@ def test_captions_fit():
         write_on(image, "a class with a long name 0.97")
         assert image.size == size
         assert image.getpixel((0, 0)) == (200, 0, 0) or size == (9, 9)
+
+
+def test_what_was_read_is_answered_before_an_error(model, processor, film):
+    """In chunks, too, and where the size changes on the way."""
+    frames = read_video(film)[0][:5]
+
+    def camera():
+        yield from frames[:3]
+        yield torch.nn.functional.pad(frames[3], (0, 8))
+        yield torch.nn.functional.pad(frames[4], (0, 8))
+        raise VideoReadError("the cable")
+
+    for chunk_size in (1, 8):
+        found = []
+        predictions = Stream(model, processor, chunk_size=chunk_size)(camera(), source_fps=8)
+        with pytest.raises(VideoReadError, match="the cable"):
+            found.extend(prediction["timestamp"][1] for prediction in predictions)
+        assert found == [0, 0.125, 0.25, 0.375, 0.5]

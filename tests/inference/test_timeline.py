@@ -120,6 +120,10 @@ def test_captions_of_ffmpeg(tmp_path):
 def test_what_is_refused(argument):
     with pytest.raises(ValueError, match=f"`{argument}` must be 0 or more, got -1"):
         Timeline.from_predictions([], **{argument: -1})
+    with pytest.raises(ValueError, match=r"could not be read: .*no video"):
+        Timeline.from_predictions({"error": "no video"})
+    windows = [*predictions_of({"run": [1, 1]}), {"error": "no video"}]
+    assert [entry[:3] for entry in Timeline.from_predictions(windows)] == [("run", 0.0, 1.5)]
     with pytest.raises(ValueError, match="go back in time"):
         Timeline.from_predictions(predictions_of({"run": [1, 1]}, stride=-0.5))
 

@@ -15,6 +15,8 @@ import torch
 
 # Seconds that a worker gets to start, and beyond the limit of an item to notice it
 _START, _GRACE = 300.0, 60.0
+# Seconds to wait for the end of one that is killed: what hangs in the system does not end
+_LAST = 10.0
 
 
 class WorkerError(Exception):
@@ -107,7 +109,7 @@ class _Worker:
 
     def stop(self) -> None:
         self.process.kill()
-        self.process.join()
+        self.process.join(_LAST)
         self.connection.close()
 
 

@@ -14,7 +14,7 @@ import hashlib
 import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,10 @@ from ..video_processing_ila import ILAVideoProcessor
 from ..video_reading import read_video
 from ..video_sources import VideoLimits, VideoReadError, is_url
 from .result_folder import FORMATS, ResultFolder, Row, Shard
+
+
+# Seconds to wait for a reader that is to stop; it ends with the program in any case
+_LAST_SECONDS = 5.0
 
 
 class ClipOfFile:
@@ -176,15 +180,29 @@ def label_videos(
     """
     state = PartialState()
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
-    if state.is_main_process:
-        folder.plan(videos, shard_size)
-    state.wait_for_everyone()
-    todo = folder.missing(retry_failed)[state.process_index :: state.num_processes]
+    with folder.in_use() if state.is_main_process else nullcontext():
+        if state.is_main_process:
+            folder.plan(videos, shard_size)
+        state.wait_for_everyone()
+        _complete(folder, labeler, num_workers, retry_failed, state)
+        state.wait_for_everyone()
+    return folder
+
+
+def _complete(
+    folder: ResultFolder, labeler: VideoLabeler, num_workers: int, retry_failed: bool, state: PartialState
+) -> None:
+    """The shards of this process."""
+    # By their place in the plan: a process that looks later finds other shards complete
+    missing = {shard.file for shard in folder.missing(retry_failed)}
+    own = folder.shards()[state.process_index :: state.num_processes]
+    todo = [shard for shard in own if shard.file in missing]
     failed, rows = 0, {shard.file: dict[int, Row]() for shard in todo}
-    with tqdm(
-        total=sum(len(shard.paths) for shard in todo), unit="video", disable=not state.is_local_main_process
-    ) as progress:
-        for shard, numbered in _rows(todo, labeler, num_workers):
+    count = sum(len(shard.paths) for shard in todo)
+    with ExitStack() as stack:
+        progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_local_main_process))
+        numbered_rows = stack.enter_context(closing(_rows(todo, labeler, num_workers)))
+        for shard, numbered in numbered_rows:
             found = rows[shard.file]
             found |= numbered
             failed += sum(row["error"] is not None for row in numbered.values())
@@ -192,8 +210,6 @@ def label_videos(
             progress.set_postfix(errors=failed)
             if len(found) == len(shard.paths):
                 folder.write(shard, [row for _, row in sorted(rows.pop(shard.file).items())])
-    state.wait_for_everyone()
-    return folder
 
 
 def _rows(
@@ -261,7 +277,7 @@ def _ahead(items: Iterator[Any], count: int) -> Generator[Any, None, None]:
             yield item
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_LAST_SECONDS)
 
 
 def find_videos(source: str) -> list[str]:

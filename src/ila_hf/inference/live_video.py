@@ -14,7 +14,7 @@ import torch
 
 from ..video_images import images_of_webp, pixels_of
 from ..video_reading import is_video_source, named_errors
-from ..video_seeking import SeekableVideo
+from ..video_seeking import Orientation, SeekableVideo
 from ..video_sources import Deadline, VideoLimits, VideoReadError, is_url, open_source
 
 
@@ -126,10 +126,28 @@ def _of_address(source: Any, input_format: str | None) -> Iterator[tuple[float, 
         stream = container.streams.video[0]
         VideoLimits().check_size(stream.width, stream.height)
 
-        def to_pixels(frame: Any) -> torch.Tensor:
-            return torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+        orientation = Orientation()
 
-        yield from _decoded(container.decode(stream), stream, to_pixels)
+        def to_pixels(frame: Any) -> torch.Tensor:
+            nonlocal orientation
+            if orientation == Orientation():  # not every frame tells it
+                orientation = Orientation.of_frame(frame)
+            pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+            return orientation.applied_to(pixels).permute(2, 0, 1)
+
+        yield from _decoded(_past_damage(container, stream), stream, to_pixels)
+
+
+def _past_damage(container: Any, stream: Any) -> Iterator[Any]:
+    """The frames of a stream; what of it cannot be decoded is passed over."""
+    import av
+
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.FFmpegError:
+            continue
+        yield from frames
 
 
 def _decoded(
@@ -164,6 +182,8 @@ def to_frame(frame: Any) -> torch.Tensor:
     Raises:
         ValueError: For another shape or type.
     """
+    if not hasattr(frame, "getbands") and not hasattr(frame, "ndim"):
+        raise ValueError(f"A frame must be an array, a tensor or a PIL image, got {type(frame).__name__}.")
     pixels = torch.as_tensor(pixels_of(frame) if hasattr(frame, "getbands") else np.asarray(frame))
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.shape[0] != 3:
         pixels = pixels.permute(2, 0, 1)

@@ -3,14 +3,15 @@
 
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 
 Row = dict[str, Any]
@@ -62,6 +63,20 @@ class ResultFolder:
                 "folder."
             )
 
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Keep other runs out.
+
+        Raises:
+            ValueError: If there is one.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout as error:
+            raise ValueError(f"{str(self.folder)!r} is in use by another run.") from error
+
     def plan(self, paths: Iterable[str], shard_size: int) -> None:
         """Bind the folder, and divide the videos that it does not know yet into shards. For one process.
 
@@ -104,6 +119,9 @@ class ResultFolder:
         Raises:
             OSError: If it cannot be written; then it is not there.
         """
+        if shard.file.exists():  # read again: what could be read before is kept, also if it is gone meanwhile
+            before = {row["path"]: row for row in self._read(shard.file)}
+            rows = [before[row["path"]] if before[row["path"]]["error"] is None else row for row in rows]
         if self.file_format == "jsonl":
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             self._replace(shard.file, lambda file: file.write(text.encode()))
@@ -124,9 +142,9 @@ class ResultFolder:
         return rows
 
     def _replace(self, file: Path, write: Any) -> None:
-        descriptor, name = tempfile.mkstemp(suffix=".part", prefix=file.name + ".", dir=self.folder)
+        name = self.folder / f"{file.name}.{uuid.uuid4().hex}.part"
         try:
-            with os.fdopen(descriptor, "wb") as part:
+            with open(name, "xb") as part:
                 write(part)
                 part.flush()
                 os.fsync(part.fileno())

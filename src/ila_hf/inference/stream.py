@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Generator
 from contextlib import ExitStack, closing, suppress
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 from ..cache_ila import ILACache
 from ..checks_ila import check_stream
 from ..pipeline_ila import score_function
+from ..video_sources import VideoReadError
 from .live_video import LiveFrame, is_live, live_frames, to_frame
 from .timeline import SUFFIXES, Timeline, check_suffix
 
@@ -123,8 +123,22 @@ class Stream:
         return self._answers(frames)
 
     def _answers(self, frames: Generator[LiveFrame, None, None]) -> Generator[Prediction, None, None]:
+        chunk: list[LiveFrame] = []
         with closing(frames):
-            while chunk := list(islice(frames, self.chunk_size)):
+            try:
+                for frame in frames:
+                    if chunk and frame.pixels.shape != chunk[0].pixels.shape:
+                        yield from self._predict(chunk)
+                        chunk = []
+                    chunk.append(frame)
+                    if len(chunk) == self.chunk_size:
+                        yield from self._predict(chunk)
+                        chunk = []
+            except VideoReadError:
+                if chunk:
+                    yield from self._predict(chunk)
+                raise
+            if chunk:
                 yield from self._predict(chunk)
 
     @torch.no_grad()

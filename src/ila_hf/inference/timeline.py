@@ -52,20 +52,26 @@ class Timeline(list[TimelineEntry]):
         5. What is then shorter than `min_seconds` is left out.
 
         Args:
-            predictions: Of [`Stream`], or of a pipeline with `window_seconds`: dicts of `timestamp` and `labels`. A
-                class that is not among the labels counts as 0: have all classes named (`top_k`) where many are likely.
+            predictions: Of [`Stream`], or of a pipeline with `window_seconds`: dicts of `timestamp` and `labels`. Its
+                errors, behind the windows that could be read, are passed over. A class that is not among the labels
+                counts as 0: have all classes named (`top_k`) where many are likely.
             threshold: In scores.
             smoothing_seconds, min_seconds, merge_seconds: See above.
 
         Raises:
-            ValueError: For a threshold or seconds below 0, and for predictions that go back in time.
+            ValueError: For a threshold or seconds below 0, for predictions that go back in time, and for the error of
+                a whole video.
         """
         given = {"smoothing_seconds": smoothing_seconds, "min_seconds": min_seconds, "merge_seconds": merge_seconds}
         for name, value in {"threshold": threshold, **given}.items():
             if not value >= 0:
                 raise ValueError(f"`{name}` must be 0 or more, got {value!r}.")
         times, rows = [], []
+        if isinstance(predictions, dict):
+            raise ValueError(f"There are no predictions of a video that could not be read: {predictions}.")
         for prediction in predictions:  # without their frames, which a generator may bring along
+            if "error" in prediction:
+                continue
             times.append(prediction["timestamp"])
             rows.append({each["label"]: each["score"] for each in prediction["labels"]})
         if not rows:
