@@ -15,6 +15,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from ..video_sources import VideoLimits, VideoReadError, is_url
 from .result_folder import FORMATS, ResultFolder, Row, Shard
 
 
+# A process may wait for the others for as long as their videos take
+_PATIENCE = timedelta(days=30)
 # Seconds to wait for a reader that is to stop; it ends with the program in any case
 _LAST_SECONDS = 5.0
 
@@ -178,7 +181,7 @@ def label_videos(
         ValueError: For a folder of other results, with the difference, and for numbers below 1.
         OSError: If a shard cannot be written. Those that are complete stay.
     """
-    state = PartialState()
+    state = PartialState(timeout=_PATIENCE)
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
     with folder.in_use() if state.is_main_process else nullcontext():
         if state.is_main_process:
@@ -315,7 +318,7 @@ def run(arguments: argparse.Namespace, embed: bool = False) -> None:
         ValueError, OSError: As [`label_videos`] and [`find_videos`].
     """
     videos = find_videos(arguments.videos)
-    state = PartialState()
+    state = PartialState(timeout=_PATIENCE)
     labeler = VideoLabeler(
         arguments.model, arguments.top_k, embed, arguments.batch_size, arguments.num_frames, state.device
     )
