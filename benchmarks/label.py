@@ -11,7 +11,6 @@
   once, and its row as in a run that was left alone.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -29,10 +28,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
+from cases import run_cases
 from read_ahead import balanced_model, write_clips
 
 from ila_hf import ILAForVideoTextClassification, ILAVideoProcessor
-from ila_hf.analysis.benchmark import Measurement, machine, markdown_table, measure
+from ila_hf.analysis.benchmark import Measurement, markdown_table, measure
 from ila_hf.demo.motion_videos import MOTIONS, draw_clip, write_video
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 
@@ -107,7 +107,6 @@ def compare_processes(folder: Path, rounds: int) -> dict[str, Any]:
     files = write_clips(folder / "large", LARGE_FILES)
     processor = ILAVideoProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
     model = balanced_model(processor, files[0])
-    shutil.rmtree(folder / "model")
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     shard = ("--shard_size", str(LARGE_FILES // 6), "--batch_size", "2")
@@ -118,8 +117,8 @@ def compare_processes(folder: Path, rounds: int) -> dict[str, Any]:
     return {"measurements": [asdict(each) for each in measure(f"{LARGE_FILES} files", steps, rounds)]}
 
 
-def kill_at_random(folder: Path) -> dict[str, Any]:
-    """Whether nothing is lost, nothing doubled and nothing changed."""
+def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:
+    """Whether nothing is lost, nothing doubled and nothing changed; once, whatever `rounds` is."""
     command = label(folder, "videos", "--shard_size", "64")
     run_command(folder, command)
     expected = rows_of(folder / "labels")
@@ -159,32 +158,31 @@ def tables(found: dict[str, Any]) -> str:
     return "\n\n".join([*parts, json.dumps(found.get("kills", {}), indent=1)])
 
 
-CASES: dict[str, Callable[[Path, int], dict[str, Any]]] = {
-    "pipeline": compare_with_pipeline,
-    "kills": lambda folder, rounds: kill_at_random(folder),
-    "processes": compare_processes,
+def on_small_files(case: Callable[[Path, int], dict[str, Any]], rounds: int) -> dict[str, Any]:
+    """Run a case in a folder with the tiny model and the small files."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        save_tiny_model(folder / "model")
+        write_small_files(folder / "videos")
+        return case(folder, rounds)
+
+
+def on_large_files(rounds: int) -> dict[str, Any]:
+    """Run the case of two processes."""
+    with TemporaryDirectory() as name:
+        return compare_processes(Path(name), rounds)
+
+
+CASES = {
+    "pipeline": functools.partial(on_small_files, compare_with_pipeline),
+    "kills": functools.partial(on_small_files, kill_at_random),
+    "processes": on_large_files,
 }
 
 
 def main() -> None:
     """Measure, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--output_file", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="only print the tables of the file that is there")
-    arguments = parser.parse_args()
-    file: Path = arguments.output_file
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    with TemporaryDirectory() as name:
-        folder = Path(name)
-        if not arguments.report:
-            save_tiny_model(folder / "model")
-            write_small_files(folder / "videos")
-            for case in arguments.cases:
-                found[case] = {**CASES[case](folder, arguments.rounds), "machine": machine()}
-                file.write_text(json.dumps(found, indent=1) + "\n")
-    print(tables(found))
+    run_cases(__doc__, CASES, RESULTS, tables, rounds=4)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@
   and on the same clips in a stream, behind a still (their first frame, eight times) or behind another clip.
 """
 
-import argparse
 import json
 import resource
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import run_cases
 from transformers import AutoModelForVideoClassification, pipeline
 
 from ila_hf import (
@@ -32,7 +32,7 @@ from ila_hf import (
     ILAVideoProcessor,
     Stream,
 )
-from ila_hf.analysis.benchmark import Measurement, keep_freed_memory, machine, markdown_table, measure
+from ila_hf.analysis.benchmark import Measurement, keep_freed_memory, markdown_table, measure
 from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
 from ila_hf.data.video_data import load_videos
 from ila_hf.demo.motion_videos import draw_clip, make_motion_videos, write_video
@@ -200,7 +200,7 @@ def tables(found: dict[str, Any]) -> str:
 
 
 CASES = {
-    "frame": lambda rounds: time_frames(rounds),
+    "frame": time_frames,
     "windows": lambda rounds: time_windows(rounds // 4 + 2),
     "memory": lambda rounds: watch_memory(),
     "accuracy": lambda rounds: measure_accuracy(),
@@ -209,19 +209,8 @@ CASES = {
 
 def main() -> None:
     """Measure, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--output_file", type=Path, default=RESULTS)
-    parser.add_argument("--report", action="store_true", help="only print the tables of the file that is there")
-    arguments = parser.parse_args()
     keep_freed_memory()
-    file: Path = arguments.output_file
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
-    for case in [] if arguments.report else arguments.cases:
-        found[case] = {**CASES[case](arguments.rounds), "machine": machine()}
-        file.write_text(json.dumps(found, indent=1) + "\n")
-    print(tables(found))
+    run_cases(__doc__, CASES, RESULTS, tables, rounds=30)
 
 
 if __name__ == "__main__":

@@ -54,6 +54,14 @@ def make_model(model_class=ILAForVideoTextClassification, vision=None, training=
     return model.train(training)
 
 
+def save_model(folder, *args, **arguments):
+    """Save a tiny model of [`make_model`] with its processor; returns the folder as a string."""
+    model = make_model(*args, **arguments)
+    model.save_pretrained(folder)
+    tiny_processor(model.config).save_pretrained(folder)
+    return str(folder)
+
+
 @pytest.fixture(scope="session")
 def _models():
     return {}

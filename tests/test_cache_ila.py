@@ -363,8 +363,13 @@ def test_caches_of_other_models(tiny_model, causal, videos):
         ILACache.join([])
     trunk = ILACache()
     causal.vision_model(videos[:1, :2], cache=trunk)
-    with pytest.raises(ValueError, match="seen frames without their frame features"):
+    with pytest.raises(ValueError, match="seen frames, but has no 'frame_features'"):
         causal(videos[:1, 2:], cache=trunk)
+    some = tiny_model(vision={"first_frame": "self", "interaction_token": True, "alignment_layers": [1]}, num_frames=T)
+    fewer = ILACache()
+    some(videos[:1, :2], cache=fewer)
+    with pytest.raises(ValueError, match=r"seen frames, but has no 'layers\.0'"):
+        causal(videos[:1, 2:], cache=fewer)
     larger = torch.randn(1, 1, 3, 64, 64)
     with pytest.raises(ValueError, match="frames of another size"):
         causal(larger, cache=cache, interpolate_pos_encoding=True)

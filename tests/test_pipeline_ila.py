@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, save_model
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import (
@@ -47,11 +47,7 @@ LABELS = ["a dog runs", "a cat sleeps", "moving left"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = make_model()
-    model.save_pretrained(folder)
-    tiny_processor(model.config).save_pretrained(folder)
-    return str(folder)
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,20 @@
-"""benchmarks/streaming.py on models that are small enough, and the page that shows its results."""
+"""benchmarks/streaming.py and label.py on little enough, and the page that shows results."""
 
 import json
 from pathlib import Path
 
+import pytest
 from conftest import make_model
 from test_examples import load_script
 
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _beside_each_other(monkeypatch):
+    """As where a script is run: it finds the others of its folder."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
 
 def test_the_script_measures_all_cases(tmp_path, monkeypatch, capsys):
@@ -45,3 +52,20 @@ def test_the_page_shows_what_the_script_wrote():
     for table in script.tables(found).split("\n\n"):
         assert table in page
     assert f"from {memory[0]} to {memory[-1]} MiB" in page
+
+
+@pytest.mark.slow
+def test_labelling_is_measured(tmp_path, monkeypatch, capsys):
+    """Also that kills lose nothing, at three random moments."""
+    script = load_script("benchmarks/label.py")
+    for name, value in {"FILES": 40, "DAMAGED": 4, "KILLS": 3, "LARGE_FILES": 6}.items():
+        monkeypatch.setattr(script, name, value)
+    file = tmp_path / "found.json"
+    monkeypatch.setattr("sys.argv", ["label.py", "--rounds", "2", "--output_file", str(file)])
+    script.main()
+    found = json.loads(file.read_text())
+    assert list(found) == ["pipeline", "kills", "processes"]
+    kills = found["kills"]
+    assert (kills["files"], kills["different_files"], kills["errors"]) == (40, 40, 4)
+    assert kills["equal_to_an_uninterrupted_run"]
+    assert "| two processes |" in capsys.readouterr().out

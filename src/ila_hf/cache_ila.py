@@ -47,8 +47,6 @@ class ILACache:
         self.lengths = torch.zeros(0, dtype=torch.long)
         #: By name, streams first. What a stream has not filled yet is zero.
         self.states: dict[str, torch.Tensor] = {}
-        #: What the trunk of the present call makes of them.
-        self._present: tuple[dict[str, torch.Tensor], torch.Tensor] = ({}, self.lengths)
 
     def __len__(self) -> int:
         """The number of streams."""
@@ -62,39 +60,43 @@ class ILACache:
         """Bytes of all tensors."""
         return self.lengths.nbytes + sum(state.nbytes for state in self.states.values())
 
-    def begin(self, batch: int) -> None:
-        """Of the models: take the next frames of every stream, or the first of `batch` new ones.
+    def check_batch(self, batch: int) -> None:
+        """Of the models: refuse frames of more or fewer streams; a cache without streams takes any.
 
         Raises:
-            ValueError: For frames of more or fewer streams.
+            ValueError: See above.
         """
-        # Nothing of the cache changes before `advance`: a call that fails leaves it as it was
-        is_empty = self.lengths.shape[0] == 0
-        self._present = ({}, torch.zeros(batch, dtype=torch.long) if is_empty else self.lengths)
-        if not is_empty and self.lengths.shape[0] != batch:  # `len` would make it a constant of a graph
+        count = self.lengths.shape[0]  # `len` would make it a constant of a graph
+        if count not in (0, batch):
             raise ValueError(
-                f"The cache has {len(self)} streams, got frames of {batch}: every stream takes part in every call. "
-                "See ILACache.select and ILACache.join."
+                f"The cache has {count} streams, got frames of {batch}: every stream takes part in every call. See "
+                "ILACache.select and ILACache.join."
             )
 
-    def advance(self, num_frames: int) -> None:
-        """Of the models: the trunk has seen so many frames of every stream."""
-        states, lengths = self._present
-        self.states = {**(self.states if self.lengths.shape[0] > 0 else {}), **states}
-        self.lengths = lengths + num_frames
-
     def previous(self, name: str, frames: torch.Tensor) -> torch.Tensor:
-        """Of the models: the frame before the first of `frames` (B, S, ...), and keep the last for the next call.
+        """Of the models: the frame before the first of `frames` (B, S, ...), of a new stream the first: (B, 1, ...).
 
-        Returns:
-            (B, 1, ...); for a new stream its first frame.
+        Raises:
+            ValueError: If the streams had frames before, but not here.
         """
-        previous = first = frames[:, :1]
-        if name in self.states and self.lengths.shape[0] > 0:
-            is_new = (self.lengths == 0).to(frames.device).view(-1, *[1] * (frames.ndim - 1))
-            previous = torch.where(is_new, first, self._state(name, first))
-        self._present[0][name] = frames[:, -1:].detach().clone()  # a view would keep all frames
-        return previous
+        first = frames[:, :1]
+        if name not in self.states:
+            self._check_unseen(name, self.lengths)
+            return first
+        stored = self._state(name, first)
+        if not torch.compiler.is_compiling() and bool(self.lengths.all()):
+            return stored
+        is_new = (self.lengths == 0).to(frames.device).view(-1, *[1] * (frames.ndim - 1))
+        return torch.where(is_new, first, stored)
+
+    def advance(self, batch: int, num_frames: int, states: dict[str, torch.Tensor]) -> None:
+        """Of the models: the trunk has seen so many frames of every stream; `states` are of the last of them.
+
+        Nothing of the cache changes before: a trunk that fails leaves it as it was.
+        """
+        lengths = self.lengths if self.lengths.shape[0] > 0 else self.lengths.new_zeros(batch)
+        self.lengths = lengths + num_frames
+        self.states = {**self.states, **states}
 
     def clips(self, name: str, frames: torch.Tensor, kept: int | torch.Tensor) -> torch.Tensor:
         """Of the models: the last T frames as of each of `frames` (B, S, ...) that is kept -> (B, P, T, ...).
@@ -109,12 +111,8 @@ class ILACache:
         past = num_frames - 1
         if name in self.states:
             stored = self._state(name, frames[:, :1].expand(-1, past, *frames.shape[2:]))
-        elif not torch.compiler.is_compiling() and bool((self.lengths > frames.shape[1]).any()):
-            raise ValueError(
-                f"The cache has seen frames without their {name.replace('_', ' ')}: it is of another model, or of a "
-                "part of this one."
-            )
         else:
+            self._check_unseen(name, self.lengths - frames.shape[1])
             stored = frames.new_zeros(frames.shape[0], past, *frames.shape[2:])
         sequence = torch.cat([stored, frames], dim=1)
         self.states[name] = sequence[:, frames.shape[1] :].detach().clone()
@@ -133,6 +131,14 @@ class ILACache:
         if not torch.compiler.is_compiling() and bool((lengths == longest).all()):
             return None
         return lengths
+
+    @staticmethod
+    def _check_unseen(name: str, lengths: torch.Tensor) -> None:
+        if not torch.compiler.is_compiling() and bool(lengths.any()):
+            raise ValueError(
+                f"The cache has seen frames, but has no {name!r} of them: it is of another model, or of a part of "
+                "this one."
+            )
 
     def _state(self, name: str, like: torch.Tensor) -> torch.Tensor:
         state = self.states[name]
@@ -180,7 +186,8 @@ class ILACache:
         selected = type(self)(self.num_frames)
         places = torch.as_tensor(streams, dtype=torch.long) % max(len(self), 1)
         selected.lengths = self.lengths[places]
-        selected.states = {name: state[places.to(state.device)] for name, state in self.states.items()}
+        if len(selected) > 0:
+            selected.states = {name: state[places.to(state.device)] for name, state in self.states.items()}
         return selected
 
     @classmethod

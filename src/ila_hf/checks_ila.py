@@ -66,16 +66,20 @@ def layer_that_sees_later_frames(trunk: Any) -> int | None:
     return None
 
 
-def check_kept(kept: Any, cache: Any, labels: torch.Tensor | None = None) -> None:
-    """Refuse places of no frames, places without a cache, and labels with one."""
+def check_labels_of_clips(labels: torch.Tensor | None, cache: Any) -> None:
+    """Refuse labels with a cache."""
+    if cache is not None and labels is not None:
+        raise ValueError("`labels` are those of clips, and a cache is of streams: pass one or the other.")
+
+
+def check_kept(kept: Any, cache: Any) -> None:
+    """Refuse places of no frames, and places without a cache."""
     if isinstance(kept, int) and kept < 0:
         raise ValueError(f"`logits_to_keep` must be a number of frames, 0 for all, or a tensor of places, got {kept}.")
     if cache is None and not (isinstance(kept, int) and kept == 0):
         raise ValueError("`logits_to_keep` needs `cache`: a clip has one row of logits.")
     if isinstance(kept, torch.Tensor) and (kept.ndim != 1 or kept.is_floating_point()):
         raise ValueError(f"Places in `logits_to_keep` must be whole numbers, (P,), got {kept!r}.")
-    if cache is not None and labels is not None:
-        raise ValueError("`labels` are those of clips, and a cache is of streams: pass one or the other.")
 
 
 def check_no_cache(arguments: dict[str, Any]) -> None:

@@ -49,6 +49,7 @@ from .checks_ila import (
     check_clips,
     check_kept,
     check_labels,
+    check_labels_of_clips,
     check_no_cache,
     check_pairing,
     check_stream,
@@ -153,17 +154,23 @@ class ILAEncoder(nn.Module):
         **kwargs: Any,
     ) -> tuple[torch.Tensor, list[ILATemporalOutput]]:
         """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens."""
-        outputs = []
+        outputs, last_frames = [], {}
         for index, layer in enumerate(self.layers):
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
                 continue
-            previous = () if cache is None else (cache.previous(f"layers.{index}", hidden_states),)
+            previous = ()
+            if cache is not None:
+                name = f"layers.{index}"
+                previous = (cache.previous(name, hidden_states),)
+                last_frames[name] = hidden_states[:, -1:].detach().clone()  # a view would keep all frames
             temporal = layer.temporal(hidden_states, grid, with_loss, *previous)
             hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
             # What the layer has used is not kept until the end of the trunk
             kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
             outputs.append(ILATemporalOutput(**kept))
+        if cache is not None:
+            cache.advance(hidden_states.shape[0], hidden_states.shape[1], last_frames)
         return hidden_states, outputs
 
 
@@ -368,13 +375,11 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         grid = check_clips(pixel_values, self.config)
         if cache is not None:
             check_stream(self)
-            cache.begin(pixel_values.shape[0])
+            cache.check_batch(pixel_values.shape[0])
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         with_loss = self.training or output_alignments or output_alignment_loss
         hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, cache, **kwargs)
-        if cache is not None:
-            cache.advance(pixel_values.shape[1])
         output = ILAVisionModelOutput(
             last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0]), cache=cache
         )
@@ -389,7 +394,42 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         return output
 
 
-class ILAModel(ILAPreTrainedModel, CLIPModel):
+class ILAVideoFeaturesMixin:
+    """Of a model with a trunk: the features of whole clips, or of what streams have come to."""
+
+    vision_model: ILAVisionModel
+    visual_projection: nn.Linear
+    integration: ILAMultiframeIntegration
+    prompt: ILAVideoPrompt | None
+
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values: torch.Tensor | None,
+        cache: ILACache | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Any,
+    ) -> ILAVisionModelOutput:
+        """Output of the trunk with the integrated video features (B, E), not normalised, as `pooler_output`.
+
+        Args:
+            pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
+            cache: Of the streams; `pooler_output` is then (B, P, E).
+            logits_to_keep: Which P of the frames of streams are of interest: the last so many, all (0), or those at
+                the places in a tensor.
+            kwargs: See [`ILAVisionModel.forward`].
+        """
+        check_kept(logits_to_keep, cache)
+        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
+        frame_features = self.visual_projection(outputs.pooler_output)
+        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
+        if self.prompt is not None and cache is not None:
+            patches = outputs["last_hidden_state"][:, :, 1:]
+            outputs.patch_features = self.prompt.of_streams(patches, cache, logits_to_keep)
+        return outputs
+
+
+class ILAModel(ILAVideoFeaturesMixin, ILAPreTrainedModel, CLIPModel):
     """Video and text features and their similarity: the trunk, the text tower, integration and prompt."""
 
     config: ILAConfig
@@ -419,39 +459,13 @@ class ILAModel(ILAPreTrainedModel, CLIPModel):
         """Replace those of the text tower."""
         self.text_model.set_input_embeddings(value)
 
-    @can_return_tuple
-    def get_video_features(
-        self,
-        pixel_values: torch.Tensor | None,
-        cache: ILACache | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Any,
-    ) -> ILAVisionModelOutput:
-        """Output of the trunk with the integrated video features (B, E), not normalised, as `pooler_output`.
-
-        Args:
-            pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
-            cache: Of the streams; `pooler_output` is then (B, P, E).
-            logits_to_keep: Which P of the frames of streams are of interest: the last so many, all (0), or those at
-                the places in a tensor.
-            kwargs: See [`ILAVisionModel.forward`].
-        """
-        check_kept(logits_to_keep, cache)
-        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
-        frame_features = self.visual_projection(outputs.pooler_output)
-        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
-        if self.prompt is not None and cache is not None:
-            patches = outputs["last_hidden_state"][:, :, 1:]
-            outputs.patch_features = self.prompt.of_streams(patches, cache, logits_to_keep)
-        return outputs
-
     def video_text_logits(
         self, vision_outputs: ILAVisionModelOutput, text_features: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Similarity of every clip to every text, in float32.
 
         Args:
-            vision_outputs: Of [`get_video_features`].
+            vision_outputs: Of [`ILAVideoFeaturesMixin.get_video_features`].
             text_features (K, E): Not normalised.
 
         Returns:
@@ -606,11 +620,11 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
             pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
             input_ids (K, S), attention_mask (K, S): Class texts for this call, instead of the stored ones.
             labels: Class ids (B,) or soft targets (B, K); not with a cache.
-            cache, logits_to_keep: See [`ILAModel.get_video_features`].
+            cache, logits_to_keep: See [`ILAVideoFeaturesMixin.get_video_features`].
             interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
                 [`ILAVisionModel.forward`].
         """
-        check_kept(logits_to_keep, cache, labels)
+        check_labels_of_clips(labels, cache)
         vision_outputs = self.get_video_features(
             pixel_values,
             cache,
@@ -629,7 +643,7 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
         return classifier_output(logits, labels, vision_outputs, self.config)
 
 
-class ILAForVideoClassification(ILAPreTrainedModel):
+class ILAForVideoClassification(ILAVideoFeaturesMixin, ILAPreTrainedModel):
     """Video classification with a linear head (Something-Something v2 models): no text tower.
 
     Original head: `mit.classify_head`.
@@ -637,6 +651,7 @@ class ILAForVideoClassification(ILAPreTrainedModel):
 
     _auto_class = "AutoModelForVideoClassification"
     input_modalities = ("video",)
+    prompt = None
     _keys_to_ignore_on_load_unexpected = [r"^(text_model|text_projection)\.", r"^logit_scale$"]
 
     def __init__(self, config: ILAConfig):
@@ -657,21 +672,6 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         self.vision_model.set_input_embeddings(value)
 
     @can_return_tuple
-    def get_video_features(
-        self,
-        pixel_values: torch.Tensor | None,
-        cache: ILACache | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
-        **kwargs: Any,
-    ) -> ILAVisionModelOutput:
-        """As [`ILAModel.get_video_features`]."""
-        check_kept(logits_to_keep, cache)
-        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
-        frame_features = self.visual_projection(outputs.pooler_output)
-        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
-        return outputs
-
-    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -688,11 +688,11 @@ class ILAForVideoClassification(ILAPreTrainedModel):
         Args:
             pixel_values (B, T, 3, H, W): Normalised clips, or the next frames of streams.
             labels: Class ids (B,) or soft targets (B, K); not with a cache.
-            cache, logits_to_keep: See [`ILAModel.get_video_features`].
+            cache, logits_to_keep: See [`ILAVideoFeaturesMixin.get_video_features`].
             interpolate_pos_encoding, output_alignments, output_alignment_loss, kwargs: See
                 [`ILAVisionModel.forward`].
         """
-        check_kept(logits_to_keep, cache, labels)
+        check_labels_of_clips(labels, cache)
         vision_outputs = self.get_video_features(
             pixel_values,
             cache,

@@ -39,7 +39,7 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
     Args:
         last_hidden_state (B, T, L, D): Tokens of the last layer, before the last LayerNorm.
         pooler_output (B, T, D): Class tokens after the last LayerNorm; (B, E), the integrated video features, from
-            [`ILAModel.get_video_features`].
+            [`ILAVideoFeaturesMixin.get_video_features`].
         hidden_states (tuple of (B, T, L, D), optional): Embeddings and the output of every layer.
         attentions (tuple of (B·T, heads, L, L + A), optional): A appended tokens come last, and have no queries.
         alignment_loss (scalar, optional): Sum of the layers' alignment losses, not weighted (Eq. 10): in training, and
@@ -48,8 +48,8 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
         interactive_points (tuple of (B, T-1, 2, 2), optional): Previous and current frame, (x, y) in [-1, 1].
         alignment_masks (tuple of (B, T-1, 2, h, w), optional): Eq. 6, in training averaged over nine points.
         mutual_information_tokens (tuple of (B, T-1, 2, D), optional): Pooled aligned features of every pair.
-        cache ([`ILACache`], optional): The one that was passed. `pooler_output` of [`ILAModel.get_video_features`] is
-            then (B, P, E), of the clips that end with the P frames that are kept.
+        cache ([`ILACache`], optional): The one that was passed. With it, the `pooler_output` of
+            [`ILAVideoFeaturesMixin.get_video_features`] is (B, P, E), of the clips that end with the P frames kept.
         patch_features (B, P, N, E), optional: With a cache, from a model with a prompt: means over the same clips.
     """
 

@@ -45,6 +45,9 @@ ZERO_SHOT_VIDEO_CLASSIFICATION = "zero-shot-video-classification"
 class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
     """What the pipelines share: videos to clips, batches, and windows that slide over long videos."""
 
+    #: Logits (B, K) of clips, or (1, P, K) of the frames of a stream that are kept: (clips, cache, logits_to_keep).
+    _logits: Callable[..., torch.Tensor]
+
     _load_processor = False
     # None: where there is one. What is missing is told here, after the model was checked
     _load_image_processor: bool | None = False
@@ -249,7 +252,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
                 yield number, parts, {"pixel_values": inputs["pixel_values"].to(self.dtype), "logits_to_keep": ends}
 
         cache = ILACache()
-        for number, parts, inputs in _BatchesAhead(read()) if read_ahead else read():
+        for number, parts, inputs in ItemsAhead(read()) if read_ahead else read():
             if parts[0].start == 0:
                 cache = ILACache(len(parts[0].frames))
             logits = self.forward({**inputs, "cache": cache}, **forward_params)["logits"]
@@ -308,16 +311,11 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
     def _forward(self, model_inputs: _Params, **params: Any) -> ModelOutput:
         """Logits (B, V, K) of clips or views, or of the P windows that end with frames of a stream, (P, 1, K)."""
         # Without the scalars of the model's output, which are of all videos of a batch
-        pixel_values, stream = model_inputs.pop("pixel_values"), model_inputs
-        if stream:
-            return ModelOutput(logits=self._logits(pixel_values, **stream, **params)[0, :, None].float())
-        return ModelOutput(logits=logits_of_views(pixel_values, lambda view: self._logits(view, **params)))
-
-    def _logits(
-        self, clips: torch.Tensor, cache: ILACache | None = None, logits_to_keep: Any = 0, **params: Any
-    ) -> torch.Tensor:
-        """Logits (B, K) of clips, or (1, P, K) of a stream."""
-        raise NotImplementedError
+        pixel_values, cache = model_inputs["pixel_values"], model_inputs.get("cache")
+        if cache is None:
+            return ModelOutput(logits=logits_of_views(pixel_values, lambda view: self._logits(view, **params)))
+        logits = self._logits(pixel_values, cache, model_inputs["logits_to_keep"], **params)
+        return ModelOutput(logits=logits[0, :, None].float())
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """As every pipeline; the video processor, which these leave out, is saved, too."""
@@ -402,9 +400,8 @@ class ILAVideoClassificationPipeline(ILAVideoPipeline, VideoClassificationPipeli
     def _logits(
         self, clips: torch.Tensor, cache: ILACache | None = None, logits_to_keep: Any = 0, **params: Any
     ) -> torch.Tensor:
-        stream = {} if cache is None else {"cache": cache, "logits_to_keep": logits_to_keep}
-        logits: torch.Tensor = self.model(pixel_values=clips, return_dict=True, **stream).logits
-        return logits
+        outputs = self.model(pixel_values=clips, cache=cache, logits_to_keep=logits_to_keep, return_dict=True)
+        return cast("torch.Tensor", outputs.logits)
 
     def postprocess(
         self, model_outputs: ModelOutput, top_k: int = 5, function_to_apply: str | None = None
@@ -501,11 +498,16 @@ class ILAZeroShotVideoClassificationPipeline(ILAVideoPipeline):
 
     def postprocess(self, model_outputs: ModelOutput, candidate_labels: list[str]) -> list[dict[str, Any]]:
         """Logits (1, V, K) to all classes, the best first."""
-        scores, order = model_outputs["logits"][0].softmax(-1).mean(0).sort(descending=True)
-        return [
-            {"score": score, "label": candidate_labels[i]}
-            for score, i in zip(scores.tolist(), order.tolist(), strict=True)
-        ]
+        return best_classes(model_outputs["logits"][0].softmax(-1).mean(0), candidate_labels)
+
+
+def best_classes(
+    scores: torch.Tensor, names: Sequence[str] | dict[int, str], top_k: int | None = None
+) -> list[dict[str, Any]]:
+    """Scores (K,) and names of the best classes, at most `top_k`, the best first."""
+    best, places = scores.topk(min(top_k or len(scores), len(scores)))
+    pairs = zip(best.tolist(), places.tolist(), strict=True)
+    return [{"score": score, "label": names[place]} for score, place in pairs]
 
 
 def score_function(function_to_apply: str | None, problem_type: str | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -567,28 +569,35 @@ class _ReadAhead:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        return _BatchesAhead(iter(self.loader))
+        return ItemsAhead(iter(self.loader))
 
 
-class _BatchesAhead:
-    """One pass of [`_ReadAhead`]. An error comes in its turn, and what can be read after it follows."""
+class ItemsAhead:
+    """What an iterator gives, of which a thread takes `count` items ahead.
 
-    def __init__(self, batches: Iterator[Any]):
-        self.batches = batches
+    An error comes in its turn, and what can be read after it follows.
+    """
+
+    def __init__(self, items: Iterator[Any], count: int = 1):
+        self.items, self.count = items, count
         self.thread = ThreadPoolExecutor(1)
-        self.waiting: Future[Any] | None = None
+        self.waiting: deque[Future[Any]] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        # Not before the first batch is asked for: transformers makes passes that it never begins
-        read = self.waiting or self.thread.submit(next, self.batches, None)
-        self.waiting = self.thread.submit(next, self.batches, None)
-        batch = read.result()
-        if batch is None:
+        # Not before the first item is asked for: transformers makes passes that it never begins
+        while len(self.waiting) <= self.count:
+            self.waiting.append(self.thread.submit(next, self.items, None))
+        item = self.waiting.popleft().result()
+        if item is None:
             raise StopIteration
-        return batch
+        return item
+
+    def close(self) -> None:
+        """Take no further item."""
+        self.thread.shutdown(wait=False, cancel_futures=True)
 
 
 class _Stream(IterableDataset):  # type: ignore[type-arg]

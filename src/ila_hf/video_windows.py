@@ -24,6 +24,7 @@ from .video_seeking import FrameIndex, MisplacedFrameError, SeekableVideo, ways_
 from .video_sources import Deadline, VideoLimits, VideoReadError, open_source
 
 
+# Windows that overlap and are read together: for each such group the way from a key frame is decoded once
 _WINDOWS_AT_ONCE = 8
 
 # Takes how many frames a window has and returns which of them make its clip
@@ -71,7 +72,7 @@ class _Plan(NamedTuple):
 
     @property
     def windows_at_once(self) -> int:
-        """How many are read together, where they overlap: what is decoded on the way to a frame serves all of them."""
+        """How many are read together."""
         return 1 if self.stride >= self.window else _WINDOWS_AT_ONCE
 
     def windows(self, index: FrameIndex, start: Fraction = Fraction(0)) -> Iterator[_PlannedWindow]:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, save_model
 from transformers import pipeline
 
 from ila_hf import ILAForVideoClassification
@@ -25,11 +25,7 @@ from ila_hf.inference import ResultFolder, VideoLabeler, find_videos, label_vide
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    model = make_model()
-    model.save_pretrained(folder)
-    tiny_processor(model.config).save_pretrained(folder)
-    return str(folder)
+    return save_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -286,8 +282,13 @@ def test_two_processes(labeler, model, videos, tmp_path):
 def test_a_folder_reads_what_it_wrote(tmp_path, labeler):
     folder = ResultFolder(tmp_path, {"a": 1}, labeler.schema)
     folder.plan(["x", "y", "x"], 1)
-    assert [shard.paths for shard in folder.missing()] == [["x"], ["y"]]
+    first, second = folder.shards()
+    assert (first.paths, second.paths) == (["x"], ["y"])
+    assert folder.is_missing(first)
     row = {"path": "x", "labels": ["é"], "scores": [0.5], "num_frames": 3, "error": None}
-    folder.write(folder.missing()[0], [row])
-    assert [shard.paths for shard in folder.missing()] == [["y"]]
+    folder.write(first, [row])
+    assert [folder.is_missing(shard) for shard in (first, second)] == [False, True]
     assert list(folder.rows()) == [row]
+    assert list(folder.rows(["error"])) == [{"error": None}]
+    folder.write(second, [{**row, "path": "y", "error": "bad"}])
+    assert [folder.is_missing(shard, failed=True) for shard in (first, second)] == [False, True]

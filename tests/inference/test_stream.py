@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, save_model
 from test_cache_ila import of_clips
 
 from ila_hf import ILAForVideoClassification, ILAModel, Stream, Timeline, VideoReadError, read_video
@@ -130,19 +130,18 @@ def test_what_is_refused(model, processor, film, tmp_path):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A causal model, and one that was trained with first_frame="next"."""
-    folders = {}
-    for first_frame in ("self", "next"):
-        folders[first_frame] = str(tmp_path_factory.mktemp(first_frame))
-        model = make_model(vision={"first_frame": first_frame}, num_frames=4)
-        model.save_pretrained(folders[first_frame])
-        tiny_processor(model.config).save_pretrained(folders[first_frame])
-    return folders
+    return {
+        first_frame: save_model(
+            tmp_path_factory.mktemp(first_frame), vision={"first_frame": first_frame}, num_frames=4
+        )
+        for first_frame in ("self", "next")
+    }
 
 
 def test_the_command(model, processor, folders, film, tmp_path, capsys):
     annotated, written = tmp_path / "annotated.mp4", tmp_path / "found.json"
     arguments = ["stream", "--model", folders["self"], "--video", str(film), "--frames_per_second", "4"]
-    main([*arguments, "--output", str(annotated), "--timeline", str(written), "--threshold", "0.2"])
+    main([*arguments, "--output", str(annotated), "--timeline", str(written), "--threshold", "0.2", "--top_k", "8"])
     printed = capsys.readouterr().out
     found = list(Stream(model, processor, 4, top_k=8)(film))
     timeline = Timeline.from_predictions(found, 0.2)

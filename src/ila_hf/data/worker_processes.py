@@ -2,6 +2,7 @@
 """Work on files in processes, where a file that kills or stops its process costs no other file anything."""
 
 import multiprocessing
+import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +129,7 @@ def _context(function: Callable[[Any], Any]) -> Any:
 
 
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides what ends
     torch.set_num_threads(1)  # there are other workers, and a model
     connection.send(None)  # ready
     with suppress(EOFError, OSError):  # whoever asked is gone

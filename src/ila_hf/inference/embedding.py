@@ -1,16 +1,15 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Features of a collection of videos, for retrieval and deduplication: the command `ila-hf embed`."""
+"""Features of a collection of videos, for retrieval and deduplication: the command `ila-hf embed`; see labeling.py."""
 
 import argparse
 
-from . import labeling
+from .labeling import add_common_arguments as add_arguments
+from .labeling import run_with
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ila-hf embed`: those of `ila-hf label`, but for classes."""
-    labeling.add_arguments(parser)
+__all__ = ["add_arguments", "run"]
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf embed`; see [`ila_hf.inference.labeling.run`]."""
-    labeling.run(arguments, embed=True)
+    run_with(arguments, embed=True)

@@ -11,9 +11,7 @@ divided into shards does not depend on the number of processes, each of which ta
 import argparse
 import glob
 import hashlib
-import queue
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +27,7 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..data.video_data import load_unlabelled
 from ..data.worker_processes import WorkerError, map_in_processes
-from ..pipeline_ila import score_function
+from ..pipeline_ila import ItemsAhead, best_classes, score_function
 from ..video_processing_ila import ILAVideoProcessor
 from ..video_reading import read_video
 from ..video_sources import VideoLimits, VideoReadError, is_url
@@ -38,8 +36,6 @@ from .result_folder import FORMATS, ResultFolder, Row, Shard
 
 # A process may wait for the others for as long as their videos take
 _PATIENCE = timedelta(days=30)
-# Seconds to wait for a reader that is to stop; it ends with the program in any case
-_LAST_SECONDS = 5.0
 
 
 class ClipOfFile:
@@ -96,7 +92,7 @@ class VideoLabeler:
         self.model: Any = AutoModelForVideoClassification.from_pretrained(model).to(device).eval()
         self.processor = AutoVideoProcessor.from_pretrained(model)
         self.processor.num_frames = self.model.config.num_frames if num_frames is None else num_frames
-        self.top_k, self.embed, self.batch_size = min(top_k, self.model.config.num_labels), embed, batch_size
+        self.top_k, self.embed, self.batch_size = top_k, embed, batch_size
         self.read = ClipOfFile(self.processor)
         self._scores_of = score_function(None, self.model.config.problem_type)
 
@@ -143,12 +139,9 @@ class VideoLabeler:
             normal = nn.functional.normalize(torch.stack(features, dim=1).float(), dim=-1).mean(1)
             return [{"features": row} for row in nn.functional.normalize(normal, dim=-1).cpu().tolist()]
         logits = [self.model(view, return_dict=True).logits for view in views]
-        scores, places = self._scores_of(torch.stack(logits, dim=1)).mean(1).cpu().topk(self.top_k)
-        names = self.model.config.id2label
-        return [
-            {"labels": [names[i] for i in row], "scores": best}
-            for row, best in zip(places.tolist(), scores.tolist(), strict=True)
-        ]
+        scores = self._scores_of(torch.stack(logits, dim=1)).mean(1).cpu()
+        best = (best_classes(row, self.model.config.id2label, self.top_k) for row in scores)
+        return [{f"{key}s": [each[key] for each in row] for key in ("label", "score")} for row in best]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Add the results to a batch of columns, of which `path` names the files; the others stay as they are."""
@@ -197,9 +190,8 @@ def _complete(
 ) -> None:
     """The shards of this process."""
     # By their place in the plan: a process that looks later finds other shards complete
-    missing = {shard.file for shard in folder.missing(retry_failed)}
     own = folder.shards()[state.process_index :: state.num_processes]
-    todo = [shard for shard in own if shard.file in missing]
+    todo = [shard for shard in own if folder.is_missing(shard, retry_failed)]
     failed, rows = 0, {shard.file: dict[int, Row]() for shard in todo}
     count = sum(len(shard.paths) for shard in todo)
     with ExitStack() as stack:
@@ -232,7 +224,7 @@ def _rows(
     paths = [groups[group][0].paths[i] for group, i in places]
     came: dict[int, dict[int, Any]] = {}
     clips = map_in_processes(labeler.read, paths, num_workers, labeler.read.limits.decode_seconds)
-    with closing(_ahead(clips, 2 * labeler.batch_size)) as read:
+    with closing(ItemsAhead(clips, 2 * labeler.batch_size)) as read:
         for index, clip in read:
             if isinstance(clip, WorkerError):
                 clip = None, None, f"Cannot read the video {paths[index]!r}: {clip}"
@@ -243,44 +235,6 @@ def _rows(
                 clips_of_group = came.pop(group)
                 found = labeler.results([clips_of_group[i] for i in numbers])
                 yield shard, {i: {"path": shard.paths[i], **row} for i, row in zip(numbers, found, strict=True)}
-
-
-def _ahead(items: Iterator[Any], count: int) -> Generator[Any, None, None]:
-    """Take items in a thread, so many ahead: readers go on while the model computes."""
-    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(count)
-    stopped, end = threading.Event(), object()
-
-    def put(item: Any, error: BaseException | None = None) -> None:
-        while not stopped.is_set():
-            try:
-                return waiting.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-
-    def take() -> None:
-        try:
-            with closing(items):  # type: ignore[type-var]
-                for item in items:
-                    put(item)
-                    if stopped.is_set():
-                        return
-            put(end)
-        except BaseException as error:  # handed over, to be raised below
-            put(end, error)
-
-    thread = threading.Thread(target=take, daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = waiting.get()
-            if error is not None:
-                raise error
-            if item is end:
-                return
-            yield item
-    finally:
-        stopped.set()
-        thread.join(_LAST_SECONDS)
 
 
 def find_videos(source: str) -> list[str]:
@@ -297,12 +251,11 @@ def find_videos(source: str) -> list[str]:
     return list(dict.fromkeys(load_unlabelled(source, allow_outside_root=True)["video"]))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ila-hf label`, and of `ila-hf embed`."""
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments that `ila-hf label` and `ila-hf embed` have in common."""
     parser.add_argument("--model", required=True, help="folder or Hub id of an ILA classification model")
     parser.add_argument("--videos", required=True, help="folder, csv, json, jsonl or txt list, or a pattern in quotes")
     parser.add_argument("--output_dir", required=True, help="folder of the results; the same again goes on")
-    parser.add_argument("--top_k", type=int, default=5, help="classes of a video (default: %(default)s)")
     parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's)")
     parser.add_argument("--batch_size", type=int, default=8, help="videos at a time (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read (default: %(default)s)")
@@ -311,20 +264,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--retry_failed", action="store_true", help="read the files again that could not be read")
 
 
-def run(arguments: argparse.Namespace, embed: bool = False) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ila-hf label`."""
+    add_common_arguments(parser)
+    parser.add_argument("--top_k", type=int, default=5, help="classes of a video (default: %(default)s)")
+
+
+def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf label`.
 
     Raises:
         ValueError, OSError: As [`label_videos`] and [`find_videos`].
     """
+    run_with(arguments, top_k=arguments.top_k)
+
+
+def run_with(arguments: argparse.Namespace, **options: Any) -> None:
+    """Run either command; the options are of [`VideoLabeler`]."""
     videos = find_videos(arguments.videos)
     state = PartialState(timeout=_PATIENCE)
-    labeler = VideoLabeler(
-        arguments.model, arguments.top_k, embed, arguments.batch_size, arguments.num_frames, state.device
-    )
+    options |= {"batch_size": arguments.batch_size, "num_frames": arguments.num_frames, "device": state.device}
+    labeler = VideoLabeler(arguments.model, **options)
     names = ("num_workers", "shard_size", "file_format", "retry_failed")
     folder = label_videos(videos, arguments.output_dir, labeler, **{name: getattr(arguments, name) for name in names})
     if state.is_main_process:
-        rows = [row["error"] for row in folder.rows()]
-        failed = sum(error is not None for error in rows)
-        print(f"{len(rows)} videos, {failed} of them could not be read: {arguments.output_dir}")
+        errors = [row["error"] for row in folder.rows(["error"])]
+        failed = sum(error is not None for error in errors)
+        print(f"{len(errors)} videos, {failed} of them could not be read: {arguments.output_dir}")

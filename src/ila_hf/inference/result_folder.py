@@ -2,16 +2,16 @@
 """A folder of rows that grows shard by shard, each complete or not there."""
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
+
+from ..data.whole_files import replace_file
 
 
 Row = dict[str, Any]
@@ -86,18 +86,15 @@ class ResultFolder:
         if shard_size < 1:
             raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):
-            for file in self.folder.glob("*.part"):  # of a process that was killed
-                file.unlink()
         shards = self.shards()
         known = {path for shard in shards for path in shard.paths}
         new = [path for path in dict.fromkeys(paths) if path not in known]
         groups = [shard.paths for shard in shards] + [new[i : i + shard_size] for i in range(0, len(new), shard_size)]
         if new:
             lines = "".join(json.dumps(group) + "\n" for group in groups)
-            self._replace(self.folder / "plan.jsonl", lambda file: file.write(lines.encode()))
+            replace_file(self.folder / "plan.jsonl", lambda file: file.write(lines.encode()))
         text = json.dumps(self.fingerprint, indent=1) + "\n"
-        self._replace(self.folder / "run.json", lambda file: file.write(text.encode()))
+        replace_file(self.folder / "run.json", lambda file: file.write(text.encode()))
 
     def shards(self) -> list[Shard]:
         """All that are planned."""
@@ -105,13 +102,11 @@ class ResultFolder:
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return [Shard(self.folder / f"{i:05}.{self.file_format}", json.loads(line)) for i, line in enumerate(lines)]
 
-    def missing(self, failed: bool = False) -> list[Shard]:
-        """The shards that are not complete; with `failed`, also those with errors among their rows."""
-        return [
-            shard
-            for shard in self.shards()
-            if not shard.file.exists() or (failed and any(row["error"] is not None for row in self._read(shard.file)))
-        ]
+    def is_missing(self, shard: Shard, failed: bool = False) -> bool:
+        """Whether a shard is not complete; with `failed`, also if there are errors among its rows."""
+        if not shard.file.exists():
+            return True
+        return failed and any(row["error"] is not None for row in self._read(shard.file, ["error"]))
 
     def write(self, shard: Shard, rows: Sequence[Row]) -> None:
         """Complete a shard.
@@ -124,40 +119,22 @@ class ResultFolder:
             rows = [before[row["path"]] if before[row["path"]]["error"] is None else row for row in rows]
         if self.file_format == "jsonl":
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            self._replace(shard.file, lambda file: file.write(text.encode()))
+            replace_file(shard.file, lambda file: file.write(text.encode()))
         else:
             table = pa.Table.from_pylist(list(rows), self.schema)
-            self._replace(shard.file, lambda file: pq.write_table(table, file))
+            replace_file(shard.file, lambda file: pq.write_table(table, file))
 
-    def rows(self) -> Iterator[Row]:
-        """Those of all complete shards, in the order of the plan."""
+    def rows(self, columns: Sequence[str] | None = None) -> Iterator[Row]:
+        """Those of all complete shards, in the order of the plan; with some of their columns only, or all."""
         for shard in self.shards():
             if shard.file.exists():
-                yield from self._read(shard.file)
+                yield from self._read(shard.file, columns)
 
-    def _read(self, file: Path) -> list[Row]:
-        if self.file_format == "jsonl":
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line]
-        rows: list[Row] = pq.read_table(file).to_pylist()
-        return rows
-
-    def _replace(self, file: Path, write: Any) -> None:
-        name = self.folder / f"{file.name}.{uuid.uuid4().hex}.part"
-        try:
-            with open(name, "xb") as part:
-                write(part)
-                part.flush()
-                os.fsync(part.fileno())
-            os.replace(name, file)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(name)
-            raise
-        folder = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    def _read(self, file: Path, columns: Sequence[str] | None = None) -> list[Row]:
+        if self.file_format == "parquet":
+            return cast("list[Row]", pq.read_table(file, columns=columns).to_pylist())
+        rows = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
+        return [row if columns is None else {name: row[name] for name in columns} for row in rows]
 
 
 def _differences(known: Any, given: Any, name: str = "") -> Iterator[str]:

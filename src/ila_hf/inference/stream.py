@@ -17,7 +17,7 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..cache_ila import ILACache
 from ..checks_ila import check_stream
-from ..pipeline_ila import score_function
+from ..pipeline_ila import best_classes, score_function
 from ..video_sources import VideoReadError
 from .live_video import LiveFrame, is_live, live_frames, to_frame
 from .timeline import SUFFIXES, Timeline, check_suffix
@@ -147,23 +147,18 @@ class Stream:
         inputs = self.processor(clip, do_sample_frames=False, num_clips=1, num_crops=1, return_tensors="pt")
         pixel_values = inputs["pixel_values"].to(self.model.device, self.model.dtype)
         logits = self.model(pixel_values, cache=self.cache, return_dict=True).logits[0]  # (S, K)
-        scores = self._scores_of(logits)
+        scores = self._scores_of(logits).cpu()
         names = self.model.config.id2label
         predictions = []
         for frame, row in zip(frames, scores, strict=True):
             self._times.append(frame.time)
-            best, places = row.topk(min(self.top_k, len(row)))
-            predictions.append(
-                {
-                    "timestamp": (self._times[0], frame.time),
-                    "labels": [
-                        {"score": score, "label": names[i]}
-                        for score, i in zip(best.tolist(), places.tolist(), strict=True)
-                    ],
-                    "frame": frame.pixels,
-                    "dropped_frames": frame.dropped,
-                }
-            )
+            prediction = {
+                "timestamp": (self._times[0], frame.time),
+                "labels": best_classes(row, names, self.top_k),
+                "frame": frame.pixels,
+                "dropped_frames": frame.dropped,
+            }
+            predictions.append(prediction)
         return predictions
 
 
@@ -228,6 +223,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_frames", type=int, help="T, frames that a prediction looks back on (default: the model's)"
     )
+    parser.add_argument("--top_k", type=int, default=5, help="classes that the timeline is made of (%(default)s)")
     parser.add_argument("--chunk_size", type=int, help="frames at a time (default: 1 if live, otherwise 8)")
     parser.add_argument("--max_seconds", type=float, help="end after this time of the video")
     parser.add_argument(
@@ -264,7 +260,7 @@ def run(arguments: argparse.Namespace) -> None:
         AutoVideoProcessor.from_pretrained(arguments.model),
         arguments.frames_per_second,
         arguments.num_frames,
-        top_k=model.config.num_labels,
+        arguments.top_k,
         chunk_size=arguments.chunk_size or (1 if live else 8),
     )
     predictions = stream(arguments.video, input_format=arguments.input_format)

@@ -14,6 +14,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..data.whole_files import replace_file
+
 
 MARKER = "complete.json"  # written last; tells when, and holds the size of every other file
 _NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
@@ -49,15 +51,10 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
 def mark_complete(folder: str | Path) -> None:
     """Say that all of a checkpoint has been written, by every process."""
     folder = Path(folder)
-    sizes = {str(f.relative_to(folder)): f.stat().st_size for f in sorted(folder.rglob("*")) if f.is_file()}
-    temporary = folder / f"{MARKER}.new"  # a kill may have left one
-    for name in (MARKER, temporary.name):
-        sizes.pop(name, None)
-    with temporary.open("w") as file:
-        json.dump({"time": time.time_ns(), "sizes": sizes}, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / MARKER)
+    files = (f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(MARKER))
+    sizes = {str(f.relative_to(folder)): f.stat().st_size for f in files}
+    text = json.dumps({"time": time.time_ns(), "sizes": sizes}, indent=2)
+    replace_file(folder / MARKER, lambda file: file.write(text.encode()))
 
 
 def unmark(folder: str | Path) -> None:

@@ -1,0 +1,33 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Files that are complete or not there, whatever happens while they are written."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def replace_file(file: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """Write aside, to `<name>.part`, which a kill may leave behind; flush to the disk, and rename. For one writer.
+
+    Raises:
+        OSError: If it cannot be written; then the file is as it was.
+    """
+    part = file.with_name(f"{file.name}.part")
+    try:
+        with part.open("wb") as content:
+            write(content)
+            content.flush()
+            os.fsync(content.fileno())
+        part.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            part.unlink()
+        raise
+    if os.name == "posix":  # elsewhere a folder cannot be opened; here the new name must be on the disk, too
+        folder = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
