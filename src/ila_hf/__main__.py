@@ -21,7 +21,7 @@ COMMANDS = {
     "embed": ("inference.embedding", "write the features of many videos"),
     "evaluate": ("examples.run_video_classification", "evaluate a model on labelled videos"),
     "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
-    "label": ("inference.labeling", "classify many videos"),
+    "label": ("inference.label_command", "classify many videos"),
     "model-cards": ("evaluation.published_cards", "write the cards of the published variants"),
     "motion-videos": ("demo.motion_videos", "make a small labelled video set"),
     "stream": ("inference.stream", "classify a live video, or a long one, after each of its frames"),

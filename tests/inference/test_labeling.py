@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,6 +20,7 @@ from transformers import pipeline
 
 from ila_hf import ILAForVideoClassification
 from ila_hf.__main__ import main
+from ila_hf.data.video_data import load_unlabelled
 from ila_hf.demo.motion_videos import draw_clip, write_video
 from ila_hf.demo.tiny import tiny_processor
 from ila_hf.inference import ResultFolder, VideoLabeler, find_videos, label_videos
@@ -185,7 +188,7 @@ def test_what_is_found(videos, tmp_path):
 
 
 def test_what_is_refused(labeler, model, videos, tmp_path):
-    for name in ("top_k", "batch_size", "num_frames"):
+    for name in ("top_k", "batch_size", "num_frames", "num_workers"):
         with pytest.raises(ValueError, match=f"`{name}` must be at least 1, got 0"):
             VideoLabeler(model, **{name: 0})
     files = find_videos(str(videos))
@@ -194,8 +197,6 @@ def test_what_is_refused(labeler, model, videos, tmp_path):
         label_videos(files, tmp_path / "used", labeler)
     with pytest.raises(ValueError, match="`shard_size` must be at least 1, got 0"):
         label_videos(files, tmp_path, labeler, shard_size=0)
-    with pytest.raises(ValueError, match="`num_workers` must be at least 1, got 0"):
-        label_videos(files, tmp_path, labeler, num_workers=0)
 
 
 def _dies(path):
@@ -208,11 +209,50 @@ def test_a_reader_that_dies_costs_its_file(labeler, videos, tmp_path, monkeypatc
     read = labeler.read
     _dies.limits = read.limits
     monkeypatch.setattr(labeler, "read", _dies)
-    label_videos(find_videos(str(videos)), tmp_path, labeler, num_workers=2)
+    monkeypatch.setattr(labeler, "num_workers", 2)
+    files = find_videos(str(videos))
+    label_videos(files, tmp_path, labeler)
     errors = {row["path"].rpartition("/")[2]: row["error"] for row in rows_of(tmp_path)}
     assert len(errors) == 9
     assert errors.pop("0.mp4").endswith("0.mp4': its decoder crashes")
     assert set(errors.values()) == {"read"}
+    assert labeler({"path": files})["error"] == [row["error"] for row in rows_of(tmp_path)]
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "jsonl"])
+def test_names_that_are_no_text(labeler, videos, tmp_path, file_format):
+    r"""Systems allow any bytes: such a name is written with its bytes as \udcff, and its video is like others."""
+    (tmp_path / "in").mkdir()
+    try:
+        shutil.copy(videos / "a" / "0.mp4", os.fsencode(tmp_path / "in") + b"/\xff.mp4")
+    except OSError:
+        pytest.skip("the file system has no such names")
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/bad\xfe.mp4")).write_text("none")
+    for _ in range(2):
+        label_videos(find_videos(str(tmp_path / "in")), tmp_path / "out", labeler, file_format=file_format)
+        bad, good = rows_of(tmp_path / "out", file_format)
+        assert bad["path"] == f"{tmp_path}/in/bad\\udcfe.mp4"
+        assert "bad\\udcfe.mp4" in bad["error"]
+        assert good["path"] == f"{tmp_path}/in/\\udcff.mp4"
+        assert good["num_frames"] == 10
+    assert find_videos(f"{tmp_path}/in/*.mp4") == find_videos(str(tmp_path / "in"))
+    with pytest.raises(ValueError, match=r"bad\\udcfe.mp4' is no UTF-8, as the columns of a data set are: rename it"):
+        load_unlabelled(tmp_path / "in")
+    with pytest.raises(SystemExit):  # there is a bad file
+        main(["check", "--data", str(tmp_path / "in"), "--output_file", str(tmp_path / "list.jsonl")])
+    (line,) = (tmp_path / "list.jsonl").read_text().splitlines()
+    assert json.loads(line)["video"].endswith("bad\udcfe.mp4")
+
+
+def test_arrow_tables(labeler, videos):
+    """As Ray Data gives them, and as dicts of columns."""
+    files = find_videos(str(videos))
+    columns = labeler({"path": files, "id": list(range(9))})
+    table = labeler(pa.table({"id": range(9), "path": files}))
+    assert table.column_names == ["id", "path", "labels", "scores", "num_frames", "error"]
+    assert table.schema.field("scores").type == pa.list_(pa.float32())
+    assert table["labels"].to_pylist() == columns["labels"]
+    assert table["error"].to_pylist() == columns["error"]
 
 
 def test_a_full_disk(labeler, videos, tmp_path, monkeypatch):

@@ -140,20 +140,20 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: If there is nothing to check, or for an argument that cannot be.
     """
-    from .video_data import load_unlabelled, load_videos
+    from .video_data import find_unlabelled, load_videos
 
     if arguments.num_frames < 0:
         raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")
     if Path(arguments.data).is_dir():  # in whatever order of splits and classes
-        data = load_unlabelled(arguments.data)
+        videos = find_unlabelled(arguments.data)
     else:
-        data = load_videos(
+        videos = load_videos(
             arguments.data, video_root=arguments.video_root, allow_outside_root=arguments.allow_outside_root
-        )
+        )["video"]
     limits = VideoLimits(arguments.decode_seconds, arguments.max_pixels, arguments.max_url_bytes)
     output = Path(arguments.output_file)
     output.parent.mkdir(parents=True, exist_ok=True)
-    videos = sorted(set(data["video"]))
+    videos = sorted(set(videos))
     count = 0
     results = check_videos(videos, arguments.num_workers, arguments.num_frames or None, limits)
     # Written as they are found: what has been read is not lost when the scan is ended

@@ -106,7 +106,25 @@ def _tell_others(folder: Path, content: FolderContent) -> None:
 def load_unlabelled(
     source: str | Path, video_root: str | Path | None = None, allow_outside_root: bool = False
 ) -> Dataset:
-    """Videos of a folder or of a list, with the label -1: classes that a list has are not read.
+    """Videos of a folder or of a list, with the label -1, see [`find_unlabelled`].
+
+    Args:
+        source, video_root, allow_outside_root: As in [`load_videos`].
+
+    Raises:
+        FileNotFoundError: If there is no such folder or list.
+        ValueError: If it holds none.
+    """
+    files = find_unlabelled(source, video_root, allow_outside_root)
+    _check_names(files)
+    features = Features({"video": Value("string"), "label": Value("int64")})
+    return Dataset.from_dict({"video": files, "label": [NO_LABEL] * len(files)}, features=features)
+
+
+def find_unlabelled(
+    source: str | Path, video_root: str | Path | None = None, allow_outside_root: bool = False
+) -> list[str]:
+    """Videos of a folder or of a list: classes that a list has are not read.
 
     Of a folder, all videos below it; hidden ones do not count, folders of images do.
 
@@ -122,15 +140,20 @@ def load_unlabelled(
         rows = read_list(source, video_root, allow_outside_root, needs_label=False)
         if any(label is not None for _, _, label in rows):
             warnings.warn(f"The classes of {str(source)!r} are not used.", stacklevel=2)
-        files = [video for _, video, _ in rows]
-    else:
-        content = look_into(source, image_depth=1)
-        if not content.videos:
-            raise ValueError(f"{str(source)!r} holds no video files{_but(content)}.")
-        _tell_others(source, content)
-        files = list(map(str, content.videos))
-    features = Features({"video": Value("string"), "label": Value("int64")})
-    return Dataset.from_dict({"video": files, "label": [NO_LABEL] * len(files)}, features=features)
+        return [video for _, video, _ in rows]
+    content = look_into(source, image_depth=1)
+    if not content.videos:
+        raise ValueError(f"{str(source)!r} holds no video files{_but(content)}.")
+    _tell_others(source, content)
+    return list(map(str, content.videos))
+
+
+def _check_names(names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"The name {name!a} is no UTF-8, as the columns of a data set are: rename it.") from None
 
 
 def _load_list(
@@ -151,6 +174,7 @@ def _is_number(label: Any) -> bool:
 
 
 def _dataset(rows: Sequence[ListRow], source: Any, label_names: Sequence[str] | None) -> Dataset:
+    _check_names(video for _, video, _ in rows)
     labels, names = _class_ids([label for _, _, label in rows], label_names, source)
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": [video for _, video, _ in rows], "label": labels}, features=features)

@@ -8,6 +8,7 @@ from .labeling import find_videos as find_videos
 from .labeling import label_videos as label_videos
 from .live_video import LiveFrame as LiveFrame
 from .live_video import live_frames as live_frames
+from .ray_labeling import label_with_ray as label_with_ray
 from .regions import compile_layers as compile_layers
 from .result_folder import ResultFolder as ResultFolder
 from .stream import Stream as Stream

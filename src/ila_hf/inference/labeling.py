@@ -1,17 +1,14 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Labels or features of a collection of videos, in shards that survive: `ila-hf label` and `ila-hf embed`.
-
-    ila-hf label --model M --videos DIR --output_dir O
-    accelerate launch -m ila_hf label --model M --videos list.csv --output_dir O
+"""Labels or features of a collection of videos, in shards that survive.
 
 A bad file is a row with its error. The same call goes on where it was ended; see [`ResultFolder`]. How the files are
-divided into shards does not depend on the number of processes, each of which takes shards of its own.
+divided into shards does not depend on the number of processes, each of which takes shards of its own. For clusters see
+ray_labeling.py.
 """
 
-import argparse
 import glob
 import hashlib
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -25,17 +22,17 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
-from ..data.video_data import load_unlabelled
+from ..data.video_data import find_unlabelled
 from ..data.worker_processes import WorkerError, map_in_processes
 from ..pipeline_ila import ItemsAhead, best_classes, score_function
 from ..video_processing_ila import ILAVideoProcessor
 from ..video_reading import read_video
 from ..video_sources import VideoLimits, VideoReadError, is_url
-from .result_folder import FORMATS, ResultFolder, Row, Shard
+from .result_folder import ResultFolder, Row
 
 
 # A process may wait for the others for as long as their videos take
-_PATIENCE = timedelta(days=30)
+PATIENCE = timedelta(days=30)
 
 
 class ClipOfFile:
@@ -63,6 +60,8 @@ class ClipOfFile:
 class VideoLabeler:
     """Labels, or features, of videos, as a callable for engines such as Ray Data: columns in, columns out.
 
+    Readers are processes of their own, which import the main script: it needs `if __name__ == "__main__":`.
+
     Args:
         model: Folder or Hub id of a classification model with its processor.
         top_k: How many classes are named, at most.
@@ -70,6 +69,7 @@ class VideoLabeler:
         batch_size: Videos that the model takes at a time.
         num_frames: T. Default: as in the configuration of the model.
         device: Default: CUDA where there is one.
+        num_workers: Processes that read videos. A file that crashes its reader costs no other.
 
     Raises:
         ValueError: For numbers below 1.
@@ -83,8 +83,10 @@ class VideoLabeler:
         batch_size: int = 8,
         num_frames: int | None = None,
         device: str | torch.device | None = None,
+        num_workers: int = 1,
     ):
-        for name, value in {"top_k": top_k, "batch_size": batch_size, "num_frames": num_frames}.items():
+        numbers = {"top_k": top_k, "batch_size": batch_size, "num_frames": num_frames, "num_workers": num_workers}
+        for name, value in numbers.items():
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         if device is None:
@@ -92,7 +94,7 @@ class VideoLabeler:
         self.model: Any = AutoModelForVideoClassification.from_pretrained(model).to(device).eval()
         self.processor = AutoVideoProcessor.from_pretrained(model)
         self.processor.num_frames = self.model.config.num_frames if num_frames is None else num_frames
-        self.top_k, self.embed, self.batch_size = top_k, embed, batch_size
+        self.top_k, self.embed, self.batch_size, self.num_workers = top_k, embed, batch_size, num_workers
         self.read = ClipOfFile(self.processor)
         self._scores_of = score_function(None, self.model.config.problem_type)
 
@@ -118,11 +120,33 @@ class VideoLabeler:
             results = {"labels": pa.list_(pa.string()), "scores": pa.list_(pa.float32())}
         return pa.schema({"path": pa.string(), **results, "num_frames": pa.int64(), "error": pa.string()})
 
+    def rows(self, groups: Sequence[Sequence[str]]) -> Generator[tuple[int, list[Row]], None, None]:
+        """Rows of groups of paths, with the number of the group, as they are done.
+
+        What goes through the model together are the videos of a group, whatever is read first: rows do not depend on
+        the number of processes, to the last bit.
+        """
+        places = [(group, i) for group, paths in enumerate(groups) for i in range(len(paths))]
+        paths = [groups[group][i] for group, i in places]
+        came: dict[int, dict[int, Any]] = {}
+        clips = map_in_processes(self.read, paths, self.num_workers, self.read.limits.decode_seconds)
+        with closing(ItemsAhead(clips, 2 * self.batch_size)) as read:
+            for index, clip in read:
+                if isinstance(clip, WorkerError):
+                    clip = None, None, f"Cannot read the video {paths[index]!r}: {clip}"
+                group, place = places[index]
+                came.setdefault(group, {})[place] = clip
+                if len(came[group]) == len(groups[group]):
+                    clips_of_group = came.pop(group)
+                    found = self.results([clips_of_group[i] for i in range(len(groups[group]))])
+                    named = zip(groups[group], found, strict=True)
+                    yield group, [{"path": as_text(path), **row} for path, row in named]
+
     @torch.inference_mode()
     def results(self, clips: Sequence[tuple[np.ndarray | None, int | None, str | None]]) -> list[Row]:
-        """Rows of what [`ClipOfFile`] has read."""
+        """Results of what [`ClipOfFile`] has read."""
         empty: Row = {name: None for name in self.schema.names if name != "path"}
-        rows = [{**empty, "num_frames": num_frames, "error": error} for _, num_frames, error in clips]
+        rows = [{**empty, "num_frames": number, "error": error and as_text(error)} for _, number, error in clips]
         good = [i for i, (views, _, _) in enumerate(clips) if views is not None]
         for begin in range(0, len(good), self.batch_size):
             part = good[begin : begin + self.batch_size]
@@ -143,17 +167,36 @@ class VideoLabeler:
         best = (best_classes(row, self.model.config.id2label, self.top_k) for row in scores)
         return [{f"{key}s": [each[key] for each in row] for key in ("label", "score")} for row in best]
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Add the results to a batch of columns, of which `path` names the files; the others stay as they are."""
-        rows = self.results([self.read(str(path)) for path in batch["path"]])
-        return {**batch, **{name: [row[name] for row in rows] for name in self.schema.names if name != "path"}}
+    def __call__(self, batch: Any) -> Any:
+        """Add the results to columns, of which `path` names the files; the others stay as they are.
+
+        Args:
+            batch: A dict of columns, or an arrow table, as which the result comes, too.
+        """
+        paths = list(map(str, batch["path"].to_pylist() if isinstance(batch, pa.Table) else batch["path"]))
+        found = dict(self.rows(list(_parts(paths, self.batch_size))))
+        rows = [row for _, part in sorted(found.items()) for row in part]
+        fields = [field for field in self.schema if field.name != "path"]
+        if not isinstance(batch, pa.Table):
+            return {**batch, **{field.name: [row[field.name] for row in rows] for field in fields}}
+        for field in fields:
+            batch = batch.append_column(field, pa.array([row[field.name] for row in rows], field.type))
+        return batch
+
+
+def as_text(name: str) -> str:
+    r"""A name as it can be written: bytes that are no UTF-8, which systems allow in names of files, as `\udcff`."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def _parts(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (paths[begin : begin + size] for begin in range(0, len(paths), size))
 
 
 def label_videos(
     videos: Sequence[str],
     output_dir: str | Path,
     labeler: VideoLabeler,
-    num_workers: int = 1,
     shard_size: int = 256,
     file_format: str = "parquet",
     retry_failed: bool = False,
@@ -164,8 +207,6 @@ def label_videos(
         videos: Paths or addresses. What a folder has rows of already is passed over; the list may grow.
         output_dir: Folder of the results, see [`ResultFolder`].
         labeler: Makes the rows.
-        num_workers: Processes that read videos, for each process that runs the model. A file that crashes its reader
-            costs no other.
         shard_size: Videos of a shard: what a kill may cost each process.
         file_format: "parquet" or "jsonl".
         retry_failed: Read the files again whose rows are errors.
@@ -174,67 +215,35 @@ def label_videos(
         ValueError: For a folder of other results, with the difference, and for numbers below 1.
         OSError: If a shard cannot be written. Those that are complete stay.
     """
-    state = PartialState(timeout=_PATIENCE)
+    state = PartialState(timeout=PATIENCE)
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
     with folder.in_use() if state.is_main_process else nullcontext():
         if state.is_main_process:
             folder.plan(videos, shard_size)
         state.wait_for_everyone()
-        _complete(folder, labeler, num_workers, retry_failed, state)
+        _complete(folder, labeler, retry_failed, state)
         state.wait_for_everyone()
     return folder
 
 
-def _complete(
-    folder: ResultFolder, labeler: VideoLabeler, num_workers: int, retry_failed: bool, state: PartialState
-) -> None:
+def _complete(folder: ResultFolder, labeler: VideoLabeler, retry_failed: bool, state: PartialState) -> None:
     """The shards of this process."""
     # By their place in the plan: a process that looks later finds other shards complete
     own = folder.shards()[state.process_index :: state.num_processes]
     todo = [shard for shard in own if folder.is_missing(shard, retry_failed)]
-    failed, rows = 0, {shard.file: dict[int, Row]() for shard in todo}
-    count = sum(len(shard.paths) for shard in todo)
+    groups = [(shard, part) for shard in todo for part in _parts(shard.paths, labeler.batch_size)]
+    failed, found = 0, {shard.file: dict[int, list[Row]]() for shard in todo}
+    count = sum(len(part) for _, part in groups)
     with ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_local_main_process))
-        numbered_rows = stack.enter_context(closing(_rows(todo, labeler, num_workers)))
-        for shard, numbered in numbered_rows:
-            found = rows[shard.file]
-            found |= numbered
-            failed += sum(row["error"] is not None for row in numbered.values())
-            progress.update(len(numbered))
+        for number, rows in stack.enter_context(closing(labeler.rows([part for _, part in groups]))):
+            shard, parts = groups[number][0], found[groups[number][0].file]
+            parts[number] = rows
+            failed += sum(row["error"] is not None for row in rows)
+            progress.update(len(rows))
             progress.set_postfix(errors=failed)
-            if len(found) == len(shard.paths):
-                folder.write(shard, [row for _, row in sorted(rows.pop(shard.file).items())])
-
-
-def _rows(
-    shards: Sequence[Shard], labeler: VideoLabeler, num_workers: int
-) -> Generator[tuple[Shard, dict[int, Row]], None, None]:
-    """Rows by their number in a shard, some at a time, as they are read.
-
-    What goes through the model together are neighbours in the shard, whatever is read first: rows do not depend on the
-    number of processes, to the last bit.
-    """
-    groups = [
-        (shard, range(begin, min(begin + labeler.batch_size, len(shard.paths))))
-        for shard in shards
-        for begin in range(0, len(shard.paths), labeler.batch_size)
-    ]
-    places = [(group, i) for group, (_, numbers) in enumerate(groups) for i in numbers]
-    paths = [groups[group][0].paths[i] for group, i in places]
-    came: dict[int, dict[int, Any]] = {}
-    clips = map_in_processes(labeler.read, paths, num_workers, labeler.read.limits.decode_seconds)
-    with closing(ItemsAhead(clips, 2 * labeler.batch_size)) as read:
-        for index, clip in read:
-            if isinstance(clip, WorkerError):
-                clip = None, None, f"Cannot read the video {paths[index]!r}: {clip}"
-            group, place = places[index]
-            shard, numbers = groups[group]
-            came.setdefault(group, {})[place] = clip
-            if len(came[group]) == len(numbers):
-                clips_of_group = came.pop(group)
-                found = labeler.results([clips_of_group[i] for i in numbers])
-                yield shard, {i: {"path": shard.paths[i], **row} for i, row in zip(numbers, found, strict=True)}
+            if sum(map(len, parts.values())) == len(shard.paths):
+                folder.write(shard, [row for _, part in sorted(found.pop(shard.file).items()) for row in part])
 
 
 def find_videos(source: str) -> list[str]:
@@ -248,46 +257,4 @@ def find_videos(source: str) -> list[str]:
         if not found:
             raise FileNotFoundError(f"There is no file that matches {source!r}.")
         return found
-    return list(dict.fromkeys(load_unlabelled(source, allow_outside_root=True)["video"]))
-
-
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments that `ila-hf label` and `ila-hf embed` have in common."""
-    parser.add_argument("--model", required=True, help="folder or Hub id of an ILA classification model")
-    parser.add_argument("--videos", required=True, help="folder, csv, json, jsonl or txt list, or a pattern in quotes")
-    parser.add_argument("--output_dir", required=True, help="folder of the results; the same again goes on")
-    parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's)")
-    parser.add_argument("--batch_size", type=int, default=8, help="videos at a time (default: %(default)s)")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that read (default: %(default)s)")
-    parser.add_argument("--shard_size", type=int, default=256, help="videos of a file (default: %(default)s)")
-    parser.add_argument("--file_format", choices=FORMATS, default=FORMATS[0], help="(default: %(default)s)")
-    parser.add_argument("--retry_failed", action="store_true", help="read the files again that could not be read")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `ila-hf label`."""
-    add_common_arguments(parser)
-    parser.add_argument("--top_k", type=int, default=5, help="classes of a video (default: %(default)s)")
-
-
-def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf label`.
-
-    Raises:
-        ValueError, OSError: As [`label_videos`] and [`find_videos`].
-    """
-    run_with(arguments, top_k=arguments.top_k)
-
-
-def run_with(arguments: argparse.Namespace, **options: Any) -> None:
-    """Run either command; the options are of [`VideoLabeler`]."""
-    videos = find_videos(arguments.videos)
-    state = PartialState(timeout=_PATIENCE)
-    options |= {"batch_size": arguments.batch_size, "num_frames": arguments.num_frames, "device": state.device}
-    labeler = VideoLabeler(arguments.model, **options)
-    names = ("num_workers", "shard_size", "file_format", "retry_failed")
-    folder = label_videos(videos, arguments.output_dir, labeler, **{name: getattr(arguments, name) for name in names})
-    if state.is_main_process:
-        errors = [row["error"] for row in folder.rows(["error"])]
-        failed = sum(error is not None for error in errors)
-        print(f"{len(errors)} videos, {failed} of them could not be read: {arguments.output_dir}")
+    return list(dict.fromkeys(find_unlabelled(source, allow_outside_root=True)))

@@ -77,6 +77,12 @@ class ResultFolder:
         except Timeout as error:
             raise ValueError(f"{str(self.folder)!r} is in use by another run.") from error
 
+    def bind(self) -> None:
+        """Write down what the rows depend on. For one process."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.fingerprint, indent=1) + "\n"
+        replace_file(self.folder / "run.json", lambda file: file.write(text.encode()))
+
     def plan(self, paths: Iterable[str], shard_size: int) -> None:
         """Bind the folder, and divide the videos that it does not know yet into shards. For one process.
 
@@ -93,8 +99,7 @@ class ResultFolder:
         if new:
             lines = "".join(json.dumps(group) + "\n" for group in groups)
             replace_file(self.folder / "plan.jsonl", lambda file: file.write(lines.encode()))
-        text = json.dumps(self.fingerprint, indent=1) + "\n"
-        replace_file(self.folder / "run.json", lambda file: file.write(text.encode()))
+        self.bind()
 
     def shards(self) -> list[Shard]:
         """All that are planned."""
