@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -302,6 +303,30 @@ def test_killed_at_any_moment(labeler, model, videos, tmp_path):
                 time.sleep(0.01)
     subprocess.run([*program, *command(model, videos, tmp_path / "killed")], check=True, capture_output=True)
     assert_same_rows(tmp_path / "killed", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(model, videos, tmp_path):
+    """A file system of its own, in a mount namespace: too small, and then grown."""
+    (tmp_path / "disk").mkdir()
+    label = shlex.join([sys.executable, "-m", "ila_hf", *command(model, videos, tmp_path / "disk" / "out")])
+    mount = f"mount -t tmpfs -o size=16k tmpfs {tmp_path}/disk"
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    try:
+        subprocess.run([*unshare, mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mount namespaces are not allowed here")
+    script = (
+        f"{mount} && ! {label} && ls {tmp_path}/disk/out && mount -o remount,size=8m {tmp_path}/disk && {label} "
+        f"&& cp -r {tmp_path}/disk/out {tmp_path}/after"
+    )
+    done = subprocess.run([*unshare, script], check=True, capture_output=True, text=True)
+    assert "No space left on device" in done.stderr
+    assert "00000.parquet" in done.stdout.split()
+    assert "00002.parquet" not in done.stdout.split()
+    assert not list((tmp_path / "after").glob("*.part"))
+    subprocess.run([sys.executable, "-m", "ila_hf", *command(model, videos, tmp_path / "whole")], check=True)
+    assert_same_rows(tmp_path / "after", tmp_path / "whole")
 
 
 def assert_same_rows(folder, other):

@@ -57,6 +57,17 @@ def rows_of(dataset):
     return sorted(dataset.to_table().to_pylist(), key=lambda row: row["path"])
 
 
+def assert_same(rows, expected):
+    """The sums of one thread and of two differ in their last bits."""
+    assert len(rows) == len(expected)
+    for row, other in zip(rows, expected, strict=True):
+        assert row.keys() == other.keys()
+        for name, value in other.items():
+            if name in ("scores", "features") and value is not None:
+                value = pytest.approx(value, abs=1e-6)
+            assert row[name] == value, row["path"]
+
+
 def workers():
     """The processes of the actors."""
     return [process for process in psutil.process_iter() if "ray::MapWorker(MapBatches" in name_of(process)]
@@ -71,7 +82,7 @@ def name_of(process):
 
 @pytest.mark.slow
 def test_rows_are_those_of_the_local_engine(cluster, model, videos, expected, tmp_path):
-    """A list that grows, bit by bit the same rows, each once."""
+    """A list that grows, and the same rows, each once."""
     files = find_videos(str(videos))
     options = {"num_actors": 2, "shard_size": 6, "batch_size": 2}
     label_with_ray(files[:24], tmp_path, model, **options)
@@ -79,7 +90,7 @@ def test_rows_are_those_of_the_local_engine(cluster, model, videos, expected, tm
     assert sum(pq.read_metadata(tmp_path / "rows" / name).num_rows for name in first) == 24
     rows = rows_of(label_with_ray([*files, files[0]], tmp_path, model, **options))
     assert all((tmp_path / "rows" / name).read_bytes() == content for name, content in first.items())
-    assert rows == expected
+    assert_same(rows, expected)
     assert sum(row["error"] is not None for row in rows) == FILES // 10
     with pytest.raises(ValueError, match="top_k was 5, is 2"):
         label_with_ray(files, tmp_path, model, top_k=2)
@@ -92,7 +103,7 @@ def test_features(cluster, model, videos, tmp_path):
     (tmp_path / "local").mkdir()
     found = label_with_ray(files, tmp_path / "ray", model, embed=True)
     assert found.schema == labeler.schema
-    assert rows_of(found) == list(label_videos(files, tmp_path / "local", labeler).rows())
+    assert_same(rows_of(found), list(label_videos(files, tmp_path / "local", labeler).rows()))
 
 
 @pytest.mark.slow
@@ -116,7 +127,7 @@ def test_kills_of_workers(cluster, model, videos, expected, tmp_path):
         done.set()
         thread.join()
     assert len(killed) == KILLS
-    assert rows_of(found) == expected
+    assert_same(rows_of(found), expected)
 
 
 @pytest.mark.slow
@@ -136,7 +147,7 @@ def test_a_killed_run_goes_on(model, videos, expected, tmp_path):
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     assert f"{FILES} videos, {FILES // 10} of them could not be read" in done.stdout
     rows = [row for file in Path(tmp_path / "rows").iterdir() for row in pq.read_table(file).to_pylist()]
-    assert sorted(rows, key=lambda row: row["path"]) == expected
+    assert_same(sorted(rows, key=lambda row: row["path"]), expected)
 
 
 def test_what_is_refused(model, videos, tmp_path, capsys):

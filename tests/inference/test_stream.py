@@ -63,6 +63,15 @@ def test_predictions_of_a_file(model, processor, film, chunk_size):
         torch.testing.assert_close(torch.stack([p["frame"] for p in found]), read_video(film)[0], rtol=0, atol=0)
 
 
+def test_two_videos_at_the_same_time(model, processor, film):
+    stream = Stream(model, processor, top_k=8)
+    alone = [prediction["labels"] for prediction in stream(film)]
+    frames = read_video(film)[0].flip(0)
+    first, second = stream(film), stream(frames, source_fps=8)
+    for expected, prediction, _ in zip(alone, first, second, strict=True):
+        assert prediction["labels"] == expected
+
+
 def test_rate_classes_and_function(model, processor, film):
     found = list(Stream(model, processor.video_processor, 4, top_k=2, function_to_apply="none")(film))
     expected = expected_scores(model, processor, film, every=2, function="none")
@@ -177,8 +186,8 @@ def test_the_command_ends_and_refuses(folders, film, tmp_path, capsys):
 
 def test_what_was_seen_is_written_before_an_error(folders, film, tmp_path, capsys, monkeypatch):
     def breaks(self, predict=Stream._answers):
-        def answers(stream, frames):
-            for number, prediction in enumerate(predict(stream, frames)):
+        def answers(*arguments):
+            for number, prediction in enumerate(predict(*arguments)):
                 if number == 3:
                     raise VideoReadError("the cable")
                 yield prediction

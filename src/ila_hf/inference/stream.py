@@ -99,7 +99,7 @@ class Stream:
             frame: An array or tensor (H, W, 3) or (3, H, W), uint8, or a PIL image.
             seconds: When it was taken. It is seen whatever `frames_per_second` is.
         """
-        return self._predict([LiveFrame(seconds, to_frame(frame))])[0]
+        return self._predict([LiveFrame(seconds, to_frame(frame))], self.cache, self._times)[0]
 
     def __call__(
         self,
@@ -108,7 +108,7 @@ class Stream:
         input_format: str | None = None,
         source_fps: float | None = None,
     ) -> Generator[Prediction, None, None]:
-        """The predictions for another video, as its frames come.
+        """The predictions for another video, as its frames come. Several may be under way.
 
         Args:
             source, drop_late, input_format, source_fps: See [`live_frames`].
@@ -120,40 +120,42 @@ class Stream:
         """
         frames = live_frames(source, self.frames_per_second, drop_late, input_format, source_fps)
         self.reset()
-        return self._answers(frames)
+        return self._answers(frames, self.cache, self._times)
 
-    def _answers(self, frames: Generator[LiveFrame, None, None]) -> Generator[Prediction, None, None]:
+    def _answers(
+        self, frames: Generator[LiveFrame, None, None], cache: ILACache, times: deque[float]
+    ) -> Generator[Prediction, None, None]:
         chunk: list[LiveFrame] = []
         with closing(frames):
             try:
                 for frame in frames:
                     if chunk and frame.pixels.shape != chunk[0].pixels.shape:
-                        yield from self._predict(chunk)
+                        yield from self._predict(chunk, cache, times)
                         chunk = []
                     chunk.append(frame)
                     if len(chunk) == self.chunk_size:
-                        yield from self._predict(chunk)
+                        yield from self._predict(chunk, cache, times)
                         chunk = []
             except VideoReadError:
                 if chunk:
-                    yield from self._predict(chunk)
+                    yield from self._predict(chunk, cache, times)
                 raise
             if chunk:
-                yield from self._predict(chunk)
+                yield from self._predict(chunk, cache, times)
 
     @torch.no_grad()
-    def _predict(self, frames: list[LiveFrame]) -> list[Prediction]:
+    def _predict(self, frames: list[LiveFrame], cache: ILACache, times: deque[float]) -> list[Prediction]:
         clip = torch.stack([frame.pixels for frame in frames])
         inputs = self.processor(clip, do_sample_frames=False, num_clips=1, num_crops=1, return_tensors="pt")
         pixel_values = inputs["pixel_values"].to(self.model.device, self.model.dtype)
-        logits = self.model(pixel_values, cache=self.cache, return_dict=True).logits[0]  # (S, K)
+        logits = self.model(pixel_values, cache=cache, return_dict=True).logits[0]  # (S, K)
         scores = self._scores_of(logits).cpu()
         names = self.model.config.id2label
         predictions = []
         for frame, row in zip(frames, scores, strict=True):
-            self._times.append(frame.time)
+            times.append(frame.time)
             prediction = {
-                "timestamp": (self._times[0], frame.time),
+                "timestamp": (times[0], frame.time),
                 "labels": best_classes(row, names, self.top_k),
                 "frame": frame.pixels,
                 "dropped_frames": frame.dropped,
