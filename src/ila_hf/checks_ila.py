@@ -160,6 +160,15 @@ def check_plain_weights(model: Any, purpose: str) -> None:
             raise ValueError(f"A model with an adapter cannot be {purpose}: merge the adapter first.")
 
 
+def has_plain_weights(model: Any) -> bool:
+    """Whether [`check_plain_weights`] would let it pass."""
+    try:
+        check_plain_weights(model, "tested")
+    except ValueError:
+        return False
+    return True
+
+
 def check_names(names: Sequence[str], what: str) -> None:
     """Refuse names that repeat."""
     repeated = sorted(name for name, count in Counter(names).items() if count > 1)

@@ -392,7 +392,7 @@ class SeekableVideo:
         """(3, H, W), upright; in the size of the stream, also where that changes on the way."""
         self._look_at(frame)
         width, height = self.size
-        rgb = self._reformatter.reformat(frame, width, height, "rgb24").to_ndarray()
+        rgb = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
         return self.orientation.applied_to(torch.from_numpy(rgb)).permute(2, 0, 1)
 
 

@@ -11,8 +11,6 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-import torch
-
 
 # Seconds that a worker gets to start, and beyond the limit of an item to notice it
 _START, _GRACE = 300.0, 60.0
@@ -121,15 +119,30 @@ def _context(function: Callable[[Any], Any]) -> Any:
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
     while isinstance(function, partial):
         function = function.func
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([getattr(function, "__module__", type(function).__module__)])
     return context
 
 
+def start_fork_server(module: str) -> None:
+    """Have the process begin to import, of which later ones are copies, while this one imports and loads, too.
+
+    Args:
+        module: Where the function is that [`map_in_processes`] will get.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        from multiprocessing import forkserver  # not on all systems
+
+        multiprocessing.get_context("forkserver").set_forkserver_preload([module])
+        forkserver.ensure_running()
+
+
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides what ends
+    import torch  # not above, so that who asks for workers need not wait for it
+
     torch.set_num_threads(1)  # there are other workers, and a model
     connection.send(None)  # ready
     with suppress(EOFError, OSError):  # whoever asked is gone

@@ -1,20 +1,18 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""The command `ila-hf label`, see labeling.py, and what `ila-hf embed` has in common with it.
+"""The command `ila-hf label`, and what `ila-hf embed` has in common with it; what they do is in labeling.py.
 
-ila-hf label --model M --videos DIR --output_dir O
-accelerate launch -m ila_hf label --model M --videos list.csv --output_dir O
-ila-hf label --model M --videos DIR --output_dir O --engine ray --num_actors 2
+    ila-hf label --model M --videos DIR --output_dir O
+    accelerate launch -m ila_hf label --model M --videos list.csv --output_dir O
+    ila-hf label --model M --videos DIR --output_dir O --engine ray --num_actors 2
+
+What takes long to import is imported when the processes that read have begun to do so, too.
 """
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import pyarrow.compute as pc
-from accelerate import PartialState
-
-from .labeling import PATIENCE, VideoLabeler, find_videos, label_videos
-from .ray_labeling import label_with_ray
+from ..data.worker_processes import start_fork_server
 from .result_folder import FORMATS
 
 
@@ -53,6 +51,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 def run_with(arguments: argparse.Namespace, **options: Any) -> None:
     """Run either command; the options are of [`VideoLabeler`]."""
+    if arguments.engine == "local":
+        start_fork_server(f"{__package__}.clip_of_file")
+    import torch
+    from accelerate import PartialState
+
+    from .labeling import PATIENCE, VideoLabeler, find_videos, label_videos
+
     videos = find_videos(arguments.videos)
     options |= {name: getattr(arguments, name) for name in ("batch_size", "num_frames", "num_workers")}
     if arguments.engine == "ray":
@@ -61,6 +66,7 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
     if arguments.num_actors is not None:
         raise ValueError("`num_actors` is for --engine ray.")
     state = PartialState(timeout=PATIENCE)
+    torch.set_num_threads(max(torch.get_num_threads() - arguments.num_workers, 1))  # those who read take the others
     labeler = VideoLabeler(arguments.model, **options, device=state.device)
     names = ("shard_size", "file_format", "retry_failed")
     folder = label_videos(videos, arguments.output_dir, labeler, **{name: getattr(arguments, name) for name in names})
@@ -70,6 +76,10 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
 
 
 def _run_with_ray(videos: Sequence[str], arguments: argparse.Namespace, options: dict[str, Any]) -> None:
+    import pyarrow.compute as pc
+
+    from .ray_labeling import label_with_ray
+
     if arguments.retry_failed or arguments.file_format != "parquet":
         raise ValueError("With --engine ray the rows are Parquet, and what failed cannot be tried again.")
     sizes = {"num_actors": arguments.num_actors or 1, "shard_size": arguments.shard_size}

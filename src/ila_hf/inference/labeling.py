@@ -22,39 +22,17 @@ from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
+from ..checks_ila import has_plain_weights
 from ..data.video_data import find_unlabelled
 from ..data.worker_processes import WorkerError, map_in_processes
 from ..pipeline_ila import ItemsAhead, best_classes, score_function
-from ..video_processing_ila import ILAVideoProcessor
-from ..video_reading import read_video
-from ..video_sources import VideoLimits, VideoReadError, is_url
+from ..video_sources import is_url
+from .clip_of_file import ClipOfFile
 from .result_folder import ResultFolder, Row
 
 
 # A process may wait for the others for as long as their videos take
 PATIENCE = timedelta(days=30)
-
-
-class ClipOfFile:
-    """Reads what the model sees of a file, in any process.
-
-    Args:
-        processor: Of the model.
-        limits: What a file may cost.
-    """
-
-    def __init__(self, processor: ILAVideoProcessor, limits: VideoLimits | None = None):
-        self.processor, self.limits = processor, limits or VideoLimits()
-
-    def __call__(self, path: str) -> tuple[np.ndarray | None, int | None, str | None]:
-        """Views (V, T, 3, S, S), the number of frames of the file, and the error, one of the first and the last."""
-        try:
-            frames, metadata = read_video(path, self.processor.sample_frames, self.limits)
-            pixel_values = self.processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values"]
-        except (VideoReadError, ValueError, MemoryError) as error:
-            return None, None, str(error) or type(error).__name__
-        views = pixel_values if pixel_values.ndim == 5 else pixel_values[0]
-        return views.numpy(), metadata.total_num_frames, None
 
 
 class VideoLabeler:
@@ -92,6 +70,9 @@ class VideoLabeler:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model: Any = AutoModelForVideoClassification.from_pretrained(model).to(device).eval()
+        self._fingerprint_of_weights = _digest(self.model)
+        if has_plain_weights(self.model):
+            self.model.fuse()
         self.processor = AutoVideoProcessor.from_pretrained(model)
         self.processor.num_frames = self.model.config.num_frames if num_frames is None else num_frames
         self.top_k, self.embed, self.batch_size, self.num_workers = top_k, embed, batch_size, num_workers
@@ -100,16 +81,12 @@ class VideoLabeler:
 
     def fingerprint(self) -> dict[str, Any]:
         """What the rows depend on, but for the list of videos: weights, processor and arguments."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
         config = self.model.config.to_dict()
         for name in ("transformers_version", "_name_or_path", "auto_map", "custom_pipelines", "architectures"):
             config.pop(name, None)
         processor = {name: value for name, value in self.processor.to_dict().items() if name != "auto_map"}
         own = {"what": "features" if self.embed else "labels", "top_k": None if self.embed else self.top_k}
-        return {"weights": digest.hexdigest(), "config": config, "processor": processor, **own}
+        return {"weights": self._fingerprint_of_weights, "config": config, "processor": processor, **own}
 
     @property
     def schema(self) -> pa.Schema:
@@ -182,6 +159,14 @@ class VideoLabeler:
         for field in fields:
             batch = batch.append_column(field, pa.array([row[field.name] for row in rows], field.type))
         return batch
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def as_text(name: str) -> str:
