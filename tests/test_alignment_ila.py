@@ -68,6 +68,9 @@ def interaction_and_points(pairs, alignment, config, training):
     """Eq. 5: pairs (M, 2D, h, w) -> interaction (M, C, h, w) and points (M, 2, 2)."""
     layers, prediction = alignment.interaction, alignment.prediction
     x = pairs
+    if config.alignment_operator == "window_attention":
+        x = window_attention(x, alignment.interaction, 2 * config.num_attention_heads)
+        layers = ()
     for i in range(0, len(layers), 3):
         x = conv2d(x, layers[i].weight, layers[i].bias, padding=layers[i].kernel_size[0] // 2, groups=layers[i].groups)
         x = batch_norm(x, layers[i + 1], training).clamp(min=0)
@@ -88,6 +91,24 @@ def interaction_and_points(pairs, alignment, config, training):
         rows = slice(frame * 2, frame * 2 + 2)
         points.append(half @ prediction.fc2.weight[rows, :, 0, 0].T + prediction.fc2.bias[rows])
     return interaction, 0.75 * torch.tanh(torch.stack(points, 1))
+
+
+def window_attention(pairs, operator, heads):
+    """A row of Table 8, place by place: (M, 2D, h, w) -> (M, C, h, w)."""
+    height, width = pairs.shape[2:]
+    places = [(i, j) for i in range(height) for j in range(width)]
+    found = []
+    for pair in pairs:
+        x = pair.flatten(1).T  # (N, 2D)
+        for layer in (operator.attention1, operator.attention2):
+            q, k, v = linear(layer_norm(x, layer.norm), layer.qkv).chunk(3, dim=1)
+            rows = []
+            for n, (i, j) in enumerate(places):
+                near = [m for m, (a, b) in enumerate(places) if abs(a - i) <= 1 and abs(b - j) <= 1]
+                rows.append(attention(q[n : n + 1], k[near], v[near], heads))
+            x = x + linear(torch.cat(rows), layer.out)
+        found.append(linear(x, operator.fc).T.unflatten(1, (height, width)))
+    return torch.stack(found)
 
 
 def naive_mask(point, height, width, training, euclidean=False, scale=1.0):
@@ -140,6 +161,9 @@ def naive_trunk(model, clips, training):
         pairs = [(b, t - 1, t) for b in range(batch) for t in range(1, num_frames)]
         if config.first_frame == "self":
             pairs = [(b, max(t - 1, 0), t) for b in range(batch) for t in range(num_frames)]
+        if config.reference_frame != "previous":
+            r = {"first": 0, "middle": num_frames // 2}[config.reference_frame]
+            pairs = [(b, r, t) for b in range(batch) for t in range(num_frames)]
         maps = [
             torch.cat([z[b, t, 1:].T.unflatten(1, (grid, grid)) for t in (previous, current)])
             for b, previous, current in pairs
@@ -147,17 +171,19 @@ def naive_trunk(model, clips, training):
         interaction, points = interaction_and_points(torch.stack(maps), layer.temporal.alignment, config, training)
         mutual = [[None] * num_frames for _ in range(batch)]
         seen = [[None] * num_frames for _ in range(batch)]
+        whole = [[None] * num_frames for _ in range(batch)]
         distances = []
         for pair, (b, previous, current) in enumerate(pairs):
-            pooled = []
+            pooled, maps = [], []
             for which, t in enumerate((previous, current)):
                 mask = naive_mask(points[pair, which], grid, grid, training)
                 aligned = z[b, t, 1:] * mask.flatten()[:, None]  # Eq. 7
+                maps.append(aligned)
                 pooled.append(aligned.sum(0) / grid**2)  # Eq. 3a
-            mutual[b][current] = pooled[1]
+            mutual[b][current], whole[b][current] = pooled[1], maps[1]
             seen[b][current] = interaction[pair].amax((1, 2))
-            if previous == 0 and config.first_frame == "next":
-                mutual[b][0], seen[b][0] = pooled[0], seen[b][1]
+            if previous == 0 and config.first_frame == "next" and config.reference_frame == "previous":
+                mutual[b][0], seen[b][0], whole[b][0] = pooled[0], seen[b][1], maps[0]
             if previous != current:
                 cosine = (pooled[0] @ pooled[1]) / (pooled[0].norm() * pooled[1].norm())  # Eq. 9
                 distances.append(1 - cosine)
@@ -166,6 +192,10 @@ def naive_trunk(model, clips, training):
         for b in range(batch):
             for t in range(num_frames):
                 tokens = [*z[b, t], mutual[b][t]]
+                if config.alignment_join == "concatenate":
+                    tokens = [*z[b, t], *whole[b][t]]
+                elif config.alignment_join == "add":
+                    tokens = [z[b, t, 0], *(z[b, t, 1:] + whole[b][t])]
                 if config.interaction_token:
                     tokens.append(linear(seen[b][t], layer.temporal.interaction_fc))
                 frames.append(clip_layer(torch.stack(tokens), layer, config.num_attention_heads)[: z.shape[2]])
@@ -209,6 +239,13 @@ def naive_logits(model, z, text):
         {"first_frame": "self"},
         {"interaction_token": True},
         {"interaction_token": True, "first_frame": "self"},
+        {"reference_frame": "first"},
+        {"reference_frame": "middle", "interaction_token": True},
+        {"alignment_join": "add"},
+        {"alignment_join": "add", "interaction_token": True, "first_frame": "self"},
+        {"alignment_join": "concatenate"},
+        {"alignment_join": "concatenate", "interaction_token": True, "reference_frame": "middle"},
+        {"alignment_operator": "window_attention"},
     ],
     ids=lambda vision: "-".join(map(str, vision.values())) or "default",
 )
@@ -356,7 +393,9 @@ def test_tokens_without_the_loss_are_those_with_it(tiny_model, vision):
     temporal = tiny_model(vision=vision).vision_model.encoder.layers[0].temporal
     for num_frames in (1, 2, 5):
         hidden_states = torch.randn(2, num_frames, 17, 64)
-        found, expected = (temporal(hidden_states, (4, 4), wanted) for wanted in (False, True))
+        found, expected = (
+            temporal(hidden_states[:, :, 1:], hidden_states[:, :, :1], (4, 4), wanted) for wanted in (False, True)
+        )
         torch.testing.assert_close(found.tokens, expected.tokens)
         assert list(found) == ["tokens"]
         assert expected.loss is not None

@@ -290,10 +290,10 @@ class Difference(nn.Module):
     def __init__(self, config):
         super().__init__()
 
-    def forward(self, hidden_states, grid, with_loss, previous=None):
-        first = hidden_states[:, :1] if previous is None else previous
-        before = torch.cat([first, hidden_states[:, :-1]], dim=1)
-        return ILATemporalOutput(tokens=(hidden_states - before)[:, :, :1])
+    def forward(self, patches, prefix, grid, with_loss, previous=None):
+        first = prefix[:, :1] if previous is None else previous[:, :, :1]
+        before = torch.cat([first, prefix[:, :-1]], dim=1)
+        return ILATemporalOutput(tokens=prefix - before)
 
 
 @torch.no_grad()

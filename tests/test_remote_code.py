@@ -43,6 +43,7 @@ CODE = {
     "processing_ila.py",
     "remote_code_ila.py",
     "sampling.py",
+    "temporal_baselines_ila.py",
     "temporal_ila.py",
     "video_images.py",
     "video_processing_ila.py",

@@ -16,7 +16,7 @@ from ila_hf.temporal_ila import ILA_TEMPORAL_MODULES, ILATemporalConv
 from ila_hf.training.optimization import parameter_groups
 
 
-class AveragePooling(nn.Module):
+class ScaledPooling(nn.Module):
     """One token per frame, the mean of its patches: Eq. 3a without a mask (Table 4)."""
 
     def __init__(self, config):
@@ -26,17 +26,17 @@ class AveragePooling(nn.Module):
     def init_weights(self):
         nn.init.constant_(self.scale, 0.5)
 
-    def forward(self, hidden_states, grid, with_loss):
-        tokens = hidden_states[:, :, 1:].mean(2, keepdim=True)
+    def forward(self, patches, prefix, grid, with_loss):
+        tokens = patches.mean(2, keepdim=True)
         return ILATemporalOutput(tokens=self.scale * tokens)
 
 
 @pytest.fixture(autouse=True)
 def _registered(monkeypatch):
-    monkeypatch.setitem(ILA_TEMPORAL_MODULES, "average_pooling", AveragePooling)
+    monkeypatch.setitem(ILA_TEMPORAL_MODULES, "scaled_pooling", ScaledPooling)
 
 
-VISION = {"temporal_module": "average_pooling", "image_size": 16}  # 2×2 patches: too few for the alignment
+VISION = {"temporal_module": "scaled_pooling", "image_size": 16}  # 2×2 patches: too few for the alignment
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_outputs_hold_the_layers_that_have_the_thing(monkeypatch):
 
     def mixed(config):
         mixed.count += 1
-        return ILA_TEMPORAL_MODULES["ila" if mixed.count == 2 else "average_pooling"](config)
+        return ILA_TEMPORAL_MODULES["ila" if mixed.count == 2 else "scaled_pooling"](config)
 
     mixed.count = 0
     monkeypatch.setitem(ILA_TEMPORAL_MODULES, "mixed", mixed)
@@ -89,7 +89,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = CLIPEncoderLayer(config)
 
-    def forward(self, hidden_states, grid, with_loss):
+    def forward(self, patches, prefix, grid, with_loss):
+        hidden_states = torch.cat([prefix, patches], dim=2)
         columns = hidden_states.transpose(1, 2).flatten(0, 1)  # (B·L, T, D)
         columns = self.layer(columns, None).unflatten(0, (len(hidden_states), -1))
         return ILATemporalOutput(residual=columns.transpose(1, 2))
@@ -138,12 +139,12 @@ def test_it_trains_saves_loads_and_exports(clips, tmp_path):
 
     model.eval().save_pretrained(tmp_path / "model")
     loaded = ILAForVideoTextClassification.from_pretrained(tmp_path / "model")
-    assert loaded.config.vision_config.temporal_module == "average_pooling"
+    assert loaded.config.vision_config.temporal_module == "scaled_pooling"
     torch.testing.assert_close(loaded(clips).logits, model(clips).logits)
 
     card = card_from_run(loaded, tiny_processor(loaded.config), model_name="me/mine", recipe={})
     text = " ".join(card.text.split())
-    assert "from other frames is up to the temporal module average\\_pooling: register it before you load" in text
+    assert "from other frames is up to the temporal module scaled\\_pooling: register it before you load" in text
     assert "mutual-information" not in text
     assert '"paper"' not in text
 
@@ -160,7 +161,7 @@ def test_pictures_say_that_there_are_no_points(video_file):
 
 def test_unknown_modules_are_named_with_those_that_exist():
     config = tiny_config({"temporal_module": "attention"})
-    with pytest.raises(ValueError, match=r"must be one of 'average_pooling', 'ila', got 'attention'"):
+    with pytest.raises(ValueError, match=r"must be one of 'aim', .*'ila', .*'scaled_pooling', .*, got 'attention'"):
         ILAVisionModel(config.vision_config)
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "embed": ("inference.embedding", "write the features of many videos"),
     "evaluate": ("examples.run_video_classification", "evaluate a model on labelled videos"),
     "export": ("conversion.export_ila", "export a model to ONNX or torch.export"),
+    "flops": ("analysis.flops", "count FLOPs and parameters, of a model or of the tables of the paper"),
     "label": ("inference.label_command", "classify many videos"),
     "model-cards": ("evaluation.published_cards", "write the cards of the published variants"),
     "motion-videos": ("demo.motion_videos", "make a small labelled video set"),

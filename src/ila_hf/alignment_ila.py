@@ -53,6 +53,19 @@ class ILAConv2d(nn.Conv2d):
         return output.unflatten(0, patches.shape[:3]).permute(0, 3, 1, 2)
 
 
+class ILATemporalConv(nn.Conv3d):
+    """A convolution over the frames of every patch, (B, C, T, h, w) -> (B, C, T, h, w).
+
+    For one in three dimensions torch has no fast code on the CPU; it runs in two, time and patches.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        maps = input.flatten(3)  # (B, C, T, h, w) -> (B, C, T, N)
+        padding = (self.kernel_size[0] // 2, 0)
+        output = nn.functional.conv2d(maps, self.weight[..., 0], self.bias, padding=padding, groups=self.groups)
+        return output.unflatten(3, input.shape[3:])
+
+
 class ILAInteraction(nn.Sequential):
     """Conv(·) of Eq. 5: what the two frames of a pair have in common, (M, 2D, h, w) -> (M, C, h, w).
 
@@ -81,6 +94,51 @@ class ILAInteraction(nn.Sequential):
         """See `fuse` of the models."""
         for i in range(0, len(self), 3):
             self[i], self[i + 1] = fuse_norm(self[i], self[i + 1]), nn.Identity()
+
+
+class ILAWindowAttention(nn.Module):
+    """Attention of every place of a map to the 3×3 places around it, (M, h, w, 2D) -> (M, h, w, 2D)."""
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        width = 2 * config.hidden_size
+        self.num_heads = 2 * config.num_attention_heads
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        size = maps.shape[1:3]
+        query, key, value = self.qkv(self.norm(maps)).permute(0, 3, 1, 2).chunk(3, dim=1)  # (M, 2D, h, w)
+        query = query.flatten(2).unflatten(1, (self.num_heads, -1))[:, :, :, None]  # (M, heads, d, 1, N)
+        # (M, 2D, h, w) -> (M, heads, d, 9, N)
+        key, value = (self.around(states).unflatten(1, (self.num_heads, -1)) for states in (key, value))
+        scores = (query * key).sum(2) * query.shape[2] ** -0.5  # (M, heads, 9, N)
+        inside = self.around(torch.ones_like(maps[:1, None, :, :, 0]))[:, 0] > 0  # (1, 9, N)
+        weights = scores.masked_fill(~inside[:, None], float("-inf")).softmax(2)
+        output = (weights[:, :, None] * value).sum(3).flatten(1, 2)  # (M, 2D, N)
+        return maps + self.out(output.transpose(1, 2)).unflatten(1, size)
+
+    @staticmethod
+    def around(states: torch.Tensor) -> torch.Tensor:
+        """The places around every place: (M, C, h, w) -> (M, C, 9, N)."""
+        return nn.functional.unfold(states, 3, padding=1).unflatten(1, (states.shape[1], 9))
+
+
+class ILAWindowInteraction(nn.Module):
+    """Window attention in the place of Conv(·) of Eq. 5, (M, 2D, h, w) -> (M, C, h, w): a row of Table 8.
+
+    The paper leaves the layers open. Two of attention, without MLP, of the width of the pair meet its FLOPs.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        self.attention1, self.attention2 = ILAWindowAttention(config), ILAWindowAttention(config)
+        self.fc = nn.Linear(2 * config.hidden_size, config.alignment_hidden_size)
+
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        hidden = self.attention2(self.attention1(pairs.permute(0, 2, 3, 1)))  # (M, h, w, 2D)
+        return self.fc(hidden).permute(0, 3, 1, 2)
 
 
 class ILAPointPrediction(nn.Module):
@@ -182,31 +240,37 @@ def pool_patches(patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torc
 class ILAPairs:
     """The M pairs of neighbouring frames of B clips, and the points that align them.
 
-    M is T - 1, or T where there is a frame before the first. That may be the first itself: neither the loss nor the
-    diagnostics count its pair.
+    M is T - 1, or T where there is a frame before the first, or one to which all are aligned (Table 6). The pair of a
+    frame with itself counts neither in the loss nor in the diagnostics.
 
     Args:
         interaction (B, M, C, h, w): Output of [`ILAInteraction`].
         points (B, M, 2, 2): Previous and current frame, (x, y).
         before (B, 1, h, w, D), optional: The map before the first.
-        paired_with_itself: Whether that is the first.
+        itself: Which pair is that of a frame with itself, if any.
+        reference: Which frame is the previous one of every pair. None: the one before.
     """
 
     interaction: torch.Tensor
     points: torch.Tensor
     before: torch.Tensor | None
-    paired_with_itself: bool
+    itself: int | None
+    reference: int | None = None
 
     @staticmethod
-    def frames(sequence: torch.Tensor, before: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def frames(
+        sequence: torch.Tensor, before: torch.Tensor | None, reference: int | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Previous and current frame of every pair: (B, T, ...), (B, 1, ...) -> twice (B, M, ...)."""
+        if reference is not None:
+            return sequence[:, reference : reference + 1].expand_as(sequence), sequence
         if before is None:
             return sequence[:, :-1], sequence[:, 1:]
         return torch.cat([before, sequence[:, :-1]], dim=1), sequence
 
     def pool(self, patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torch.Tensor:
         """Both aligned features of every pair: (B, T, N, D), (B, M, 2, h, w) -> (B, M, 2, D)."""
-        frames = self.frames(patches, None if self.before is None else self.before.flatten(2, 3))
+        frames = self.frames(patches, None if self.before is None else self.before.flatten(2, 3), self.reference)
         return torch.stack([pool_patches(frames[i], masks[:, :, i], mean) for i in range(2)], dim=2)
 
     def own(self, per_pair: torch.Tensor) -> torch.Tensor:
@@ -214,13 +278,22 @@ class ILAPairs:
 
         The first frame, if there is none before it, is the previous frame of the first pair.
         """
-        if self.before is not None:
+        if self.has_all_frames:
             return per_pair[:, :, 1]
         return torch.cat([per_pair[:, :1, 0], per_pair[:, :, 1]], dim=1)
 
+    @property
+    def has_all_frames(self) -> bool:
+        """Whether every frame is the current one of a pair, so that M is T."""
+        return self.before is not None or self.reference is not None
+
     def neighbours(self, per_pair: torch.Tensor) -> torch.Tensor:
-        """Leave out the pair of the first frame with itself: (B, M, ...) -> (B, T-1, ...)."""
-        return per_pair[:, 1:] if self.paired_with_itself else per_pair
+        """Leave out the pair of a frame with itself: (B, M, ...) -> (B, T-1, ...)."""
+        if self.itself is None:
+            return per_pair
+        if self.itself == 0:
+            return per_pair[:, 1:]
+        return torch.cat([per_pair[:, : self.itself], per_pair[:, self.itself + 1 :]], dim=1)
 
 
 class ILAAlignment(nn.Module):
@@ -228,7 +301,9 @@ class ILAAlignment(nn.Module):
 
     def __init__(self, config: ILAVisionConfig):
         super().__init__()
-        self.interaction = ILAInteraction(config)
+        # CODEPATH: "convolution" in all published models, "window_attention" in a row of Table 8
+        operators = {"convolution": ILAInteraction, "window_attention": ILAWindowInteraction}
+        self.interaction = operators[config.alignment_operator](config)
         self.prediction = ILAPointPrediction(config)
         self.mask = ILAMask(config)
 
@@ -239,14 +314,22 @@ class ILAAlignment(nn.Module):
         init.ones_(self.mask.jitter_scale)
 
     def forward(
-        self, maps: torch.Tensor, pair_with_itself: bool = False, before: torch.Tensor | None = None
+        self,
+        maps: torch.Tensor,
+        pair_with_itself: bool = False,
+        before: torch.Tensor | None = None,
+        reference: int | None = None,
     ) -> ILAPairs:
-        """Pair maps (B, T, h, w, D) with their predecessors; the first with `before` (B, 1, h, w, D), or itself."""
+        """Pair maps (B, T, h, w, D) with their predecessors; the first with `before` (B, 1, h, w, D), or itself.
+
+        With a `reference`, pair all with that frame.
+        """
         batch = maps.shape[0]
-        if pair_with_itself:
+        if pair_with_itself and reference is None:
             before = maps[:, :1]
-        pairs = torch.cat(ILAPairs.frames(maps, before), dim=4)  # previous frame first: (B, M, h, w, 2D)
+        pairs = torch.cat(ILAPairs.frames(maps, before, reference), dim=4)  # previous frame first: (B, M, h, w, 2D)
         interaction = self.interaction(pairs.flatten(0, 1).permute(0, 3, 1, 2))  # (B·M, 2D, h, w) -> (B·M, C, h, w)
         points = self.prediction(interaction)
         interaction, points = (x.unflatten(0, (batch, -1)) for x in (interaction, points))
-        return ILAPairs(interaction, points, before, pair_with_itself)
+        itself = reference if reference is not None else 0 if pair_with_itself else None
+        return ILAPairs(interaction, points, before, itself, reference)

@@ -113,8 +113,11 @@ class ILAVisionConfig(_OfCLIP, CLIPVisionConfig):
 
     Args:
         temporal_module (str, defaults to "ila"):
-            What a layer learns from other frames: a name of [`~temporal_ila.ILA_TEMPORAL_MODULES`]. The fields below
-            are those of "ila", `alignment_layers` aside.
+            What a layer learns from other frames: a name of [`~temporal_ila.ILA_TEMPORAL_MODULES`], of which
+            temporal_baselines_ila.py has those that the paper compares. The fields below `temporal_options` are those
+            of "ila", `alignment_layers` aside.
+        temporal_options (dict, optional):
+            Of a module other than "ila": the fields of its options, such as {"shift_position": "key_value"}.
         architecture ("paper" or "released", defaults to "paper"):
             "paper" appends one mutual-information token per frame to the self-attention (Eq. 3 and 4). "released" is
             what the published checkpoints hold: projections of aligned maps are added to the layer's input.
@@ -127,6 +130,15 @@ class ILAVisionConfig(_OfCLIP, CLIPVisionConfig):
         first_frame ("next" or "self", defaults to "next"):
             Paper architecture: the pair that gives the first frame its token. "next" takes its feature as the
             previous frame of the first pair; "self" pairs it with itself, which makes the trunk causal in time.
+        reference_frame ("previous", "first" or "middle", defaults to "previous"):
+            Paper architecture: the frame that every frame is aligned with (Table 6). With one of the others, it is
+            aligned with itself, too, which does not count in the loss; `first_frame` has no meaning then.
+        alignment_operator ("convolution" or "window_attention", defaults to "convolution"):
+            Paper architecture: what turns a pair into its interaction (Table 8): the convolution above, or two layers
+            of attention to the 3×3 patches around every patch.
+        alignment_join ("token", "add" or "concatenate", defaults to "token"):
+            Paper architecture: how the aligned frame joins its layer (Table 9): pooled into a token, added to the
+            patches, or as further keys and values of the self-attention.
         interaction_token (bool, defaults to False):
             Our extension, not the paper's: append the pooled interaction channels as a second token per frame.
         point_range (float, defaults to 0.75): points lie in [-point_range, point_range].
@@ -156,6 +168,7 @@ class ILAVisionConfig(_OfCLIP, CLIPVisionConfig):
 
     # What a layer learns from other frames
     temporal_module: str = "ila"
+    temporal_options: dict[str, Any] | None = None
 
     # Alignment (section 3.2)
     architecture: Literal["paper", "released"] = "paper"
@@ -163,6 +176,9 @@ class ILAVisionConfig(_OfCLIP, CLIPVisionConfig):
     alignment_hidden_size: int = 256
     alignment_layers: list[int] | None = None
     first_frame: Literal["next", "self"] = "next"
+    reference_frame: Literal["previous", "first", "middle"] = "previous"
+    alignment_operator: Literal["convolution", "window_attention"] = "convolution"
+    alignment_join: Literal["token", "add", "concatenate"] = "token"
     interaction_token: bool = False
 
     # Masks (Eq. 6)
@@ -188,7 +204,13 @@ class ILAVisionConfig(_OfCLIP, CLIPVisionConfig):
         _require(len(set(layers)) == len(layers), "alignment_layers", self.alignment_layers, "without repetitions")
         if self.architecture == "released":
             with_released = 'with architecture="released", which has no such choice'
-            _require(self.first_frame == "next", "first_frame", self.first_frame, f'"next" {with_released}')
+            for field, only in {
+                "first_frame": "next",
+                "reference_frame": "previous",
+                "alignment_operator": "convolution",
+                "alignment_join": "token",
+            }.items():
+                _require(getattr(self, field) == only, field, getattr(self, field), f'"{only}" {with_released}')
             _require(not self.interaction_token, "interaction_token", self.interaction_token, f"False {with_released}")
 
     def validate_masks(self) -> None:

@@ -25,6 +25,7 @@ Where to find the equations: 5, 6 and 7 in alignment_ila.py; 3a and 9 in tempora
 3b and 4 in `ILAEncoderLayer`, 10 in `ILAVisionModel` below.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt, attend
 from .new_weights_ila import ILANewWeightsMixin
 from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
-from .temporal_ila import ILAAligningModule, make_temporal_module
+from .temporal_ila import ILAAligningModule, make_temporal_module, make_time_positions
 
 
 class ILAAttention(CLIPAttention):
@@ -76,14 +77,18 @@ class ILAAttention(CLIPAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
+        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(B·T, L, D) and (B·T, A, D) -> (B·T, L, D), and weights (B·T, heads, L, L + A) on request."""
-        if tokens is None:
+        """(B·T, L, D) and (B·T, A, D) -> (B·T, L, D), and weights (B·T, heads, L, L + A) on request.
+
+        A temporal module may `change` the keys and the values.
+        """
+        if tokens is None and change is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
-        context = torch.cat([hidden_states, tokens], dim=1)
+        context = hidden_states if tokens is None else torch.cat([hidden_states, tokens], dim=1)
         dropout = self.dropout if self.training else 0.0
-        return attend(self, hidden_states, context, attention_mask, dropout, **kwargs)
+        return attend(self, hidden_states, context, attention_mask, dropout, change, **kwargs)
 
 
 class ILAQuickGELU(nn.Module):
@@ -133,7 +138,19 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         inputs = hidden_states if residual is None else hidden_states + residual
         if tokens is not None:
             kwargs["tokens"] = self.layer_norm1(tokens.flatten(0, 1))
+        # CODEPATH: the temporal modules of some other systems change the layer itself
+        if hasattr(self.temporal, "run_layer"):
+            return self.temporal.run_layer(self, inputs, **kwargs)
         return super().forward(inputs.flatten(0, 1), None, **kwargs).unflatten(0, inputs.shape[:2])
+
+    def attended(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """For temporal modules: attention within frames, without the residual, (B, T, L, D) -> (B, T, L, D)."""
+        attended, _ = self.self_attn(self.layer_norm1(hidden_states).flatten(0, 1), **kwargs)
+        return attended.unflatten(0, hidden_states.shape[:2])
+
+    def add_mlp(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """For temporal modules: the second half of the layer."""
+        return hidden_states + self.mlp(self.layer_norm2(hidden_states))
 
 
 class ILAEncoder(nn.Module):
@@ -159,12 +176,13 @@ class ILAEncoder(nn.Module):
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
                 continue
+            prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
             previous = ()
             if cache is not None:
                 name = f"layers.{index}"
                 previous = (cache.previous(name, hidden_states),)
                 last_frames[name] = hidden_states[:, -1:].detach().clone()  # a view would keep all frames
-            temporal = layer.temporal(hidden_states, grid, with_loss, *previous)
+            temporal = layer.temporal(patches, prefix, grid, with_loss, *previous)
             hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
             # What the layer has used is not kept until the end of the trunk
             kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
@@ -204,6 +222,8 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
             init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5)
         elif hasattr(module, "init_weights") and not isinstance(module, PreTrainedModel):
             module.init_weights()  # temporal modules, and others of ours
+        elif isinstance(module, ILAEncoderLayer) and hasattr(module.temporal, "init_from"):
+            module.temporal.init_from(module)
 
     def parameter_origin(self, name: str) -> str | None:
         """Where a parameter is from: "text" or "vision" (CLIP's towers), "clip" (logit scale) or None (new).
@@ -213,7 +233,7 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
         name = name.removeprefix("base_model.model.")  # of a model that peft has wrapped
         if name.startswith(("text_model.", "text_projection.")) or isinstance(self, ILATextModel):
             return "text"
-        if ".temporal." in name:
+        if ".temporal." in name or "time_positions." in name:
             return None
         if name.startswith(("vision_model.", "visual_projection.")) or isinstance(self, ILAVisionModel):
             return "vision"
@@ -343,6 +363,7 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         self.embeddings = CLIPVisionEmbeddings(config)
         self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.encoder = ILAEncoder(config)
+        self.time_positions = make_time_positions(config, (layer.temporal for layer in self.encoder.layers))
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -377,7 +398,10 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             check_stream(self)
             cache.check_batch(pixel_values.shape[0])
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
-        hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
+        hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
+        if self.time_positions is not None:
+            hidden_states = self.time_positions(hidden_states)
+        hidden_states = self.pre_layrnorm(hidden_states)
         with_loss = self.training or output_alignments or output_alignment_loss
         hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, cache, **kwargs)
         output = ILAVisionModelOutput(

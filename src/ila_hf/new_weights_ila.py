@@ -14,7 +14,7 @@ logger = logging.get_logger(__name__)
 
 # What ILA adds to CLIP, by the last names of modules. `norm`, before the linear classifier, is left out, because other
 # names end in it: it begins as it would be loaded, and the classifier can learn all that its weights could.
-NEW_PARTS = ("temporal", "integration", "prompt", "class_texts", "classifier")
+NEW_PARTS = ("temporal", "time_positions", "integration", "prompt", "class_texts", "classifier")
 
 
 class ILANewWeightsMixin:

@@ -3,28 +3,39 @@
 
 A temporal module is an `nn.Module` that takes an [`ILAVisionConfig`] and has
 
-    forward(hidden_states, grid, with_loss) -> ILATemporalOutput
+    forward(patches, prefix, grid, with_loss) -> ILATemporalOutput
 
-for the tokens of all frames, (B, T, L, D) with the class token first, the patch grid (h, w), and whether anybody wants
-more than the layer does. The output holds what the layer adds to its input, or the tokens that its attention also
-sees, and on request whatever else the module has: a loss, diagnostics. All of it is optional. If the module has
-weights that must not start as transformers starts linear layers and norms, it sets them in
+for the patches of all frames, (B, T, N, D), the tokens before them, (B, T, P, D): here the class token; the patch grid
+(h, w), and whether anybody wants more than the layer does. The output holds what the layer adds to its input, or the
+tokens that its attention also sees, and on request whatever else the module has: a loss, diagnostics. All of it is
+optional. If the module has weights that must not start as transformers starts linear layers and norms, it sets them in
 
     init_weights()
+    init_from(layer)
 
-with the functions of `torch.nn.init`, which leave loaded weights alone; what is constant in inference it may fold into
-its weights in
+with the functions of `transformers.initialization`, which leave loaded weights alone; the second, for what starts as a
+copy of the layer's own, comes when these are there. What is constant in inference it may fold into its weights in
 
     fuse()
+
+A module that changes the layer itself, not only its input, runs it, in
+
+    run_layer(layer, hidden_states, kwargs of the attention) -> hidden_states
+
+where (B, T, L, D) have the residual added, and `layer` is an [`ILAEncoderLayer`]. One that must tell the frames apart
+has a position of each of `options.num_frames` frames added before the first layer, to the patches or to all tokens:
+
+    time_positions = "patches" or "all"
 
 A module in which no frame depends on later ones may say so, and then takes part in streaming ([`ILACache`]):
 
     is_causal = True
-    forward(hidden_states, grid, with_loss, previous=None) -> ILATemporalOutput
+    forward(patches, prefix, grid, with_loss, previous=None) -> ILATemporalOutput
 
-where `previous` (B, 1, L, D) holds the tokens of the frame before the first, and in a new stream the first itself.
+where `previous` (B, 1, P + N, D) holds the tokens of the frame before the first, and in a new stream the first itself.
 
-A module of your own needs no change here:
+Fields of `temporal_options` of the configuration are checked by the dataclass `options_class` of the module, if it has
+any. Modules of other systems are in temporal_baselines_ila.py. One of your own needs no change here:
 
 ```python
 ILA_TEMPORAL_MODULES["mine"] = MyModule
@@ -36,17 +47,28 @@ Its code does not travel with saved models: register it before loading one.
 Notation as in modeling_ila.py; M pairs of neighbouring frames as in alignment_ila.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import initialization as init
 
-from .alignment_ila import ILAAlignment, ILAPairs, pool_patches, reset_convolutions
+from .alignment_ila import ILAAlignment, ILAPairs, ILATemporalConv, pool_patches, reset_convolutions
 from .checks_ila import check_grid, check_pairs
 from .configuration_ila import ILAVisionConfig
 from .fusion_ila import fuse_linear
 from .outputs_ila import ILATemporalOutput
+from .temporal_baselines_ila import (
+    ILAAIMAdapters,
+    ILAAlignedAttention,
+    ILAAveragePooling,
+    ILADividedAttention,
+    ILAJointAttention,
+    ILAMessageToken,
+    ILASTAdapter,
+    ILATemporalShift,
+)
 
 
 class ILAAligningModule(nn.Module):
@@ -56,6 +78,7 @@ class ILAAligningModule(nn.Module):
         super().__init__()
         self.alignment = ILAAlignment(config)
         self.pair_with_itself = config.first_frame == "self"
+        self.reference_frame = config.reference_frame
         self.loss_type = config.alignment_loss_type
         self.patch_size = config.patch_size
 
@@ -63,19 +86,19 @@ class ILAAligningModule(nn.Module):
         """Switch the mode; a frozen module stays in evaluation: no jitter, and BatchNorm keeps its statistics."""
         return super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
 
-    def align(
-        self, hidden_states: torch.Tensor, grid: tuple[int, int], previous: torch.Tensor | None = None
-    ) -> ILAPairs:
-        """Align the patch maps of neighbouring frames: (B, T, L, D), and (B, 1, L, D) before it -> [`ILAPairs`]."""
+    def align(self, patches: torch.Tensor, grid: tuple[int, int], previous: torch.Tensor | None = None) -> ILAPairs:
+        """Align the maps of neighbouring frames: patches (B, T, N, D), and (B, 1, P + N, D) before -> [`ILAPairs`]."""
         check_grid(grid, self.patch_size)
-        maps = hidden_states[:, :, 1:].unflatten(2, grid)  # (B, T, N, D) -> (B, T, h, w, D)
+        maps = patches.unflatten(2, grid)  # (B, T, N, D) -> (B, T, h, w, D)
         if previous is not None:
-            return self.alignment(maps, before=previous[:, :, 1:].unflatten(2, grid))
+            return self.alignment(maps, before=previous[:, :, -patches.shape[2] :].unflatten(2, grid))
         batch, num_frames = maps.shape[:2]
         pair_with_itself = self.pair_with_itself or num_frames == 1  # a clip of one frame has no neighbours
+        reference = {"previous": None, "first": 0, "middle": num_frames // 2}[self.reference_frame]
         if self.training and self.alignment.prediction.pool_first:
-            check_pairs(batch * (num_frames if pair_with_itself else num_frames - 1), grid)
-        return self.alignment(maps, pair_with_itself)
+            has_all = pair_with_itself or reference is not None
+            check_pairs(batch * (num_frames if has_all else num_frames - 1), grid)
+        return self.alignment(maps, pair_with_itself, reference=reference)
 
     def alignment_outputs(self, pairs: ILAPairs, masks: torch.Tensor, pooled: torch.Tensor) -> dict[str, torch.Tensor]:
         """Loss and diagnostics of the T - 1 pairs.
@@ -111,48 +134,44 @@ class ILAMutualInformation(ILAAligningModule):
         super().__init__(config)
         use_token = config.interaction_token
         self.interaction_fc = nn.Linear(config.alignment_hidden_size, config.hidden_size) if use_token else None
+        self.join = config.alignment_join
 
     @property
     def is_causal(self) -> bool:
-        """Whether no frame depends on later ones."""
-        return self.pair_with_itself
+        """Whether no frame depends on later ones, and on earlier ones only through the one before."""
+        return self.pair_with_itself and self.reference_frame == "previous"
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
+        patches: torch.Tensor,
+        prefix: torch.Tensor,
         grid: tuple[int, int],
         with_loss: bool = True,
         previous: torch.Tensor | None = None,
     ) -> ILATemporalOutput:
-        pairs = self.align(hidden_states, grid, previous)
-        patches, outputs = hidden_states[:, :, 1:], {}
+        pairs = self.align(patches, grid, previous)
+        outputs = {}
         if with_loss:
             masks = self.alignment.mask(pairs.points, *grid)
             pooled = pairs.pool(patches, masks, mean=True)  # (B, M, 2, D)
-            tokens = pairs.own(pooled)
             outputs = self.alignment_outputs(pairs, masks, pooled)
+            own_masks, tokens = pairs.own(masks), pairs.own(pooled)[:, :, None]
         else:
-            masks = self.alignment.mask(pairs.own(pairs.points), *grid)  # (B, T, h, w)
-            tokens = pool_patches(patches, masks, mean=True)
-        tokens = tokens[:, :, None]  # (B, T, 1, D)
+            own_masks = self.alignment.mask(pairs.own(pairs.points), *grid)  # (B, T, h, w)
+            # CODEPATH: "token" in the published models, the others in rows of Table 9
+            pools = self.join == "token"
+            tokens = pool_patches(patches, own_masks, mean=True)[:, :, None] if pools else patches[:, :, :0]
+        if self.join != "token":  # the aligned features, not pooled
+            aligned = patches * own_masks.flatten(2)[..., None].to(patches.dtype)  # (B, T, N, D)
+            tokens = aligned if self.join == "concatenate" else patches[:, :, :0]
+            if self.join == "add":
+                outputs["residual"] = torch.cat([torch.zeros_like(prefix), aligned], dim=2)
         if self.interaction_fc is not None:
             interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
-            if pairs.before is None:
+            if not pairs.has_all_frames:
                 interaction = torch.cat([interaction[:, :1], interaction], dim=1)
-            tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)  # (B, T, 2, D)
-        return ILATemporalOutput(tokens=tokens, **outputs)
-
-
-class ILATemporalConv(nn.Conv3d):
-    """A convolution over the frames of every patch, (B, C, T, h, w) -> (B, C, T, h, w).
-
-    For one in three dimensions torch has no fast code on the CPU; it runs in two, time and patches.
-    """
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        maps = input.flatten(3)  # (B, C, T, h, w) -> (B, C, T, N)
-        output = nn.functional.conv2d(maps, self.weight[..., 0], self.bias, padding=(self.kernel_size[0] // 2, 0))
-        return output.unflatten(3, input.shape[3:])
+            tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)
+        return ILATemporalOutput(tokens=tokens if tokens.shape[2] else None, **outputs)  # (B, T, A, D)
 
 
 class ILAAlignedResidual(ILAAligningModule):
@@ -196,17 +215,18 @@ class ILAAlignedResidual(ILAAligningModule):
     @staticmethod
     def per_frame(pairs: ILAPairs, previous: torch.Tensor, current: torch.Tensor) -> torch.Tensor:
         """Mean of what a frame is as previous and as current frame of its pairs: twice (B, M, ...) -> (B, T, ...)."""
-        if pairs.paired_with_itself:
+        if pairs.itself is not None:
             return (previous + current) / 2
         # The first and the last frame, in one pair each, count twice; every part exists for every T.
         as_previous = torch.cat([previous, current[:, -1:]], dim=1)
         as_current = torch.cat([previous[:, :1], current], dim=1)
         return (as_previous + as_current) / 2
 
-    def forward(self, hidden_states: torch.Tensor, grid: tuple[int, int], with_loss: bool = True) -> ILATemporalOutput:
-        inputs = self.input_norm(self.input_fc(hidden_states))
-        class_tokens, patches = inputs[:, :, :1], inputs[:, :, 1:]  # (B, T, 1, D), (B, T, N, D)
-        pairs = self.align(inputs, grid)
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        patches, class_tokens = (self.input_norm(self.input_fc(tokens)) for tokens in (patches, prefix))
+        pairs = self.align(patches, grid)
 
         # Both aligned maps of a frame are masks of the same map, so the masks are averaged, not the maps.
         masks = self.alignment.mask(pairs.points, *grid)  # (B, M, 2, h, w)
@@ -229,8 +249,52 @@ def _ila(config: ILAVisionConfig) -> nn.Module:
     return (ILAMutualInformation if config.architecture == "paper" else ILAAlignedResidual)(config)
 
 
+def _none(config: ILAVisionConfig) -> None:
+    """CLIP's layer as it is."""
+
+
 #: Values of `ILAVisionConfig.temporal_module`, and the classes, or functions, that make the module of a layer.
-ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module]] = {"ila": _ila}
+ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module | None]] = {
+    "ila": _ila,
+    "none": _none,
+    "average_pooling": ILAAveragePooling,
+    "message_token": ILAMessageToken,
+    "divided": ILADividedAttention,
+    "joint": ILAJointAttention,
+    "shift": ILATemporalShift,
+    "ata": ILAAlignedAttention,
+    "st_adapter": ILASTAdapter,
+    "aim": ILAAIMAdapters,
+}
+
+
+class ILATimePositions(nn.Module):
+    """A learned position of every frame, which starts at zero; for another number of frames, the nearest."""
+
+    def __init__(self, config: ILAVisionConfig, num_frames: int, of_patches: bool):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(num_frames, config.hidden_size))
+        self.of_patches = of_patches
+
+    def init_weights(self) -> None:
+        init.zeros_(self.weight)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Of tokens (B, T, L, D), the class token first."""
+        num_frames = hidden_states.shape[1]
+        positions = nn.functional.interpolate(self.weight.t()[None], size=num_frames)[0].t()[:, None]  # (T, 1, D)
+        if not self.of_patches:
+            return hidden_states + positions
+        return torch.cat([hidden_states[:, :, :1], hidden_states[:, :, 1:] + positions], dim=2)
+
+
+def make_time_positions(config: ILAVisionConfig, modules: Iterable[Any]) -> ILATimePositions | None:
+    """Those that the temporal modules of a trunk ask for, if any."""
+    for module in modules:
+        kind = getattr(module, "time_positions", None)
+        if kind is not None:
+            return ILATimePositions(config, module.options.num_frames, of_patches=kind == "patches")
+    return None
 
 
 def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module | None:
@@ -248,4 +312,10 @@ def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module
             f"`temporal_module` must be one of {known}, got {config.temporal_module!r}. Register a module of your own "
             f"first: ila_hf.temporal_ila.ILA_TEMPORAL_MODULES[{config.temporal_module!r}] = YourClass."
         )
-    return ILA_TEMPORAL_MODULES[config.temporal_module](config)
+    factory = ILA_TEMPORAL_MODULES[config.temporal_module]
+    if config.temporal_options and not hasattr(factory, "options_class"):
+        raise ValueError(
+            f"`temporal_options` must be empty with temporal_module={config.temporal_module!r}, which has none, got "
+            f"{config.temporal_options!r}."
+        )
+    return factory(config)

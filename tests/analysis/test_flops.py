@@ -1,9 +1,12 @@
 """The counts of FLOPs, compared with those that README and docs state, and with a formula."""
 
+from pathlib import Path
+
 import pytest
 
 from ila_hf import PRESET_NAMES, ILAConfig
-from ila_hf.analysis.flops import clip_flops, trunk_flops
+from ila_hf.__main__ import main
+from ila_hf.analysis.flops import clip_flops, flops_by_part, parameters_by_part, trunk_flops
 
 
 def test_flops_of_the_ten_variants():
@@ -28,3 +31,43 @@ def test_clip_costs_what_its_matrices_cost():
 def test_a_trunk_that_aligns_nowhere_costs_as_much_as_clip():
     config = ILAConfig.from_preset("ila-base-patch16", vision_config={"alignment_layers": []})
     assert trunk_flops(config) == clip_flops(config)
+
+
+def test_the_tables_of_the_paper_are_those_of_the_docs(capsys):
+    """Every row that the docs show, as the command prints it."""
+    page = (Path(__file__).parents[2] / "docs" / "laboratory.md").read_text()
+    main(["flops", "--table", "1", "2", "4", "7", "8", "9", "15"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ") and "published" not in line]
+    assert len(rows) == 6 + 1 + 8 + 5 + 2 + 3 + 1
+    for row in rows:
+        assert row in page
+
+
+def test_parts_of_a_model(tmp_path, capsys):
+    """The parts of CLIP's layers are their matrices; what a module adds is its own."""
+    config = ILAConfig.from_preset("ila-base-patch32", vision_config={"temporal_module": "aim"})
+    found, sizes = flops_by_part(config), parameters_by_part(config)
+    tokens = 8 * 50
+    assert found["MLP"] == pytest.approx(12 * tokens * 8 * 768**2 / 1e9)
+    assert found["temporal modules"] == pytest.approx(12 * tokens * 3 * 2 * 768 * 192 / 1e9)
+    assert found["embeddings"] == pytest.approx(8 * 49 * 768 * 3 * 32**2 / 1e9)
+    within, over_time = (12 * (4 * tokens * 768**2 + 2 * 768 * pairs) / 1e9 for pairs in (8 * 50**2, 50 * 8**2))
+    assert found["attention"] == pytest.approx(within)
+    parts = sum(found[part] for part in ("embeddings", "attention", "MLP", "temporal modules"))
+    assert found["trunk"] == pytest.approx(parts + over_time)
+    assert found["trunk"] + found["head"] == pytest.approx(found["all"])
+    assert sizes["temporal modules"] == pytest.approx(12 * 3 * (2 * 768 * 192 + 768 + 192) / 1e6)
+    assert sizes["MLP"] == pytest.approx(12 * (8 * 768**2 + 5 * 768) / 1e6)
+    plain = ILAConfig.from_preset("ila-base-patch32", vision_config={"alignment_layers": []})
+    assert flops_by_part(plain)["trunk"] == pytest.approx(clip_flops(plain))
+    assert flops_by_part(plain)["temporal modules"] == 0
+
+    linear = ILAConfig.from_preset("ila-base-patch16-ssv2", architectures=["ILAForVideoClassification"])
+    linear.save_pretrained(tmp_path)
+    main(["flops", "--model", str(tmp_path), "--num_frames", "16"])
+    text = capsys.readouterr().out
+    linear.num_frames = 16
+    assert f"| trunk | {trunk_flops(linear):.2f} |" in text
+    with pytest.raises(SystemExit):
+        main(["flops", "--model", str(tmp_path), "--table", "4"])
+    assert "Pass `model` or `table`" in capsys.readouterr().err

@@ -56,7 +56,7 @@ class Nothing(nn.Module):
     def __init__(self, config):
         super().__init__()
 
-    def forward(self, hidden_states, grid):
+    def forward(self, patches, prefix, grid):
         return ILATemporalOutput()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from ..data.class_labels import read_labels
 from ..evaluation import metrics
 from ..evaluation.reports import read_confusion_matrix
+from .temporal_classes import TEMPORAL_CLASSES
 
 
 def temporal_score(
@@ -52,16 +53,48 @@ def temporal_score(
     }
 
 
+def benchmark_classes(benchmark: str, label_names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The temporal and the static classes of one of `TEMPORAL_CLASSES`, but for those that are in both lists.
+
+    Args:
+        benchmark: "kinetics-400" or "something-something-v1".
+        label_names: All classes, in the order of their ids: for Kinetics-400 the alphabetical one.
+
+    Raises:
+        ValueError: For another number of classes.
+    """
+    classes = TEMPORAL_CLASSES[benchmark]
+    if len(label_names) != classes.num_classes:
+        raise ValueError(f"{benchmark} has {classes.num_classes} classes, the confusion matrix {len(label_names)}.")
+    both = set(classes.temporal) & set(classes.static)
+    temporal, static = ([label_names[i] for i in ids if i not in both] for ids in (classes.temporal, classes.static))
+    return temporal, static
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ila-hf temporal-score`."""
     parser.add_argument("--confusion_matrix", required=True, help="csv that an evaluation wrote")
-    parser.add_argument("--temporal_classes", required=True, help="text file, a class name per line")
-    parser.add_argument("--static_classes", required=True, help="text file, a class name per line")
+    parser.add_argument("--temporal_classes", help="text file, a class name per line")
+    parser.add_argument("--static_classes", help="text file, a class name per line")
+    parser.add_argument(
+        "--benchmark", choices=list(TEMPORAL_CLASSES), help="instead of the two: the lists that the paper takes"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf temporal-score`."""
-    accuracies = metrics.class_accuracies(*read_confusion_matrix(arguments.confusion_matrix))
-    scores = temporal_score(accuracies, read_labels(arguments.temporal_classes), read_labels(arguments.static_classes))
+    """Run `ila-hf temporal-score`.
+
+    Raises:
+        ValueError: For lists and a benchmark, or neither; see [`benchmark_classes`] and [`temporal_score`].
+    """
+    matrix, names = read_confusion_matrix(arguments.confusion_matrix)
+    files = (arguments.temporal_classes, arguments.static_classes)
+    if (arguments.benchmark is None) != all(files) or (arguments.benchmark is not None and any(files)):
+        raise ValueError("Pass `temporal_classes` and `static_classes`, or `benchmark`.")
+    if arguments.benchmark is None:
+        temporal, static = map(read_labels, files)
+    else:
+        temporal, static = benchmark_classes(arguments.benchmark, names)
+    scores = temporal_score(metrics.class_accuracies(matrix, names), temporal, static)
     for name, value in scores.items():
         print(f"{name}: {100 * value:.2f} %")

@@ -21,6 +21,7 @@ from ..configuration_ila import ILAConfig
 from ..data.video_transforms import names_a_side
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification
 from ..processing_ila import ILAProcessor
+from ..temporal_baselines_ila import SYSTEMS
 from ..video_processing_ila import ILAVideoProcessor
 
 
@@ -208,6 +209,7 @@ class _Run:
         """The variables of the template."""
         vision, processor = self.config.vision_config, self.processor
         names = [self.config.id2label[i] for i in range(self.config.num_labels)]
+        is_plain = vision.alignment_layers == [] or vision.temporal_module == "none"
         return {
             "model_class": _TEXT_HEAD if self.has_text else _LINEAR_HEAD,
             "has_tokenizer": self.has_tokenizer,
@@ -229,7 +231,8 @@ class _Run:
             "num_views": processor.num_clips * processor.num_crops,
             "backbone": backbone_name(self.config),
             "architecture": vision.architecture,
-            "temporal_module": None if vision.alignment_layers == [] else escape_markdown(vision.temporal_module),
+            "temporal_module": None if is_plain else escape_markdown(vision.temporal_module),
+            "temporal_system": SYSTEMS.get(vision.temporal_module),
             "has_interaction_token": vision.aligns and vision.interaction_token,
             "is_causal": vision.aligns and vision.first_frame == "self",
             "protocol": _protocol(processor.num_clips, processor.num_crops, processor.crop_size["height"]),

@@ -1,0 +1,88 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""How far the features of neighbouring frames are from each other: Table 5 of the paper."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from transformers.utils import is_scipy_available
+
+
+if is_scipy_available():
+    from scipy.optimize import linear_sum_assignment
+
+
+class FrameDistances(NamedTuple):
+    """Means over neighbouring frames and clips, cosine distances between 0 and 2.
+
+    Args:
+        earth_movers: Of the best one-to-one match of their patches.
+        in_place: Of patches at the same place. What it has more than the other is what moved.
+    """
+
+    earth_movers: float
+    in_place: float
+
+
+def frame_distances(patches: torch.Tensor) -> FrameDistances:
+    """The earth mover's distance between neighbouring frames, beside the distance at the same place.
+
+    The paper reports an averaged Wasserstein distance of the last layer and does not define it. This is our reading:
+    the patch tokens of the last layer, without class token and appended tokens, have equal weights, and the cost is
+    the cosine distance. With as many patches in both frames the best plan is an assignment, so that the distance is
+    exact. Computed in float64.
+
+    Beware of two things. Of a model that was trained with the alignment loss, a low value is partly what the loss asks
+    for; and a model whose features do not depend on the frame reaches 0.
+
+    Args:
+        patches (B, T, N, D): See [`patches_of_frames`].
+
+    Raises:
+        ImportError: Without scipy.
+        ValueError: For another rank, and for fewer than two frames.
+    """
+    if not is_scipy_available():
+        raise ImportError("The earth mover's distance needs scipy: pip install 'ila-hf[laboratory]'.")
+    if patches.ndim != 4 or patches.shape[1] < 2:
+        raise ValueError(f"`patches` must be (B, T, N, D) of at least two frames, got {tuple(patches.shape)}.")
+    unit = nn.functional.normalize(patches.detach().double().cpu(), dim=-1)
+    costs = (1 - unit[:, :-1] @ unit[:, 1:].transpose(2, 3)).flatten(0, 1)  # (B·(T-1), N, N)
+    matched = []
+    for cost in costs.numpy():
+        rows, columns = linear_sum_assignment(cost)
+        matched.append(cost[rows, columns].mean())
+    in_place = costs.diagonal(dim1=1, dim2=2).mean()
+    return FrameDistances(float(sum(matched) / len(matched)), float(in_place))
+
+
+@torch.no_grad()
+def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """The patch tokens of the last layer for every frame: (B, T, 3, H, W) -> (B, T, N, D).
+
+    Args:
+        model: Of this package; CLIP, X-CLIP or another vision transformer of transformers that sees frames one by one,
+            with or without a class token; or TimeSformer.
+        pixel_values: Normalised clips.
+
+    Raises:
+        ValueError: For a model without tokens of every frame.
+    """
+    batch, num_frames = pixel_values.shape[:2]
+    trunk = getattr(model, "vision_model", None) or getattr(model, "timesformer", model)
+    sees_clips = any(hasattr(trunk.config, name) for name in ("temporal_module", "attention_type", "tubelet_size"))
+    config, size = trunk.config, pixel_values.shape[-2:]
+    count = (size[0] // config.patch_size) * (size[1] // config.patch_size)  # N
+    inputs = pixel_values if sees_clips else pixel_values.flatten(0, 1)
+    hidden: Any = trunk(inputs, return_dict=True).last_hidden_state
+    if hidden.ndim == 3 and hidden.shape[:2] == (batch, 1 + count * num_frames):  # TimeSformer: patches, then time
+        hidden = hidden[:, 1:].unflatten(1, (count, num_frames)).transpose(1, 2)
+    elif hidden.ndim == 3 and len(hidden) == batch * num_frames:  # frame by frame
+        hidden = hidden.unflatten(0, (batch, num_frames))
+    if hidden.ndim != 4 or hidden.shape[1] != num_frames or not count <= hidden.shape[2] <= count + 8:
+        raise ValueError(
+            f"{type(trunk).__name__} has no tokens of every frame: its output is {tuple(hidden.shape)} for "
+            f"{num_frames} frames of {count} patches."
+        )
+    patches: torch.Tensor = hidden[:, :, -count:]
+    return patches

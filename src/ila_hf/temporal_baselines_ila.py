@@ -1,0 +1,398 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Temporal modules of other systems, which the paper compares with ILA's (Tables 1 to 4 and 15).
+
+Each is written from the equations of its paper, for CLIP's layers with a class token of every frame, and fulfils the
+contract in temporal_ila.py. Where the original starts as CLIP, a new model on a CLIP checkpoint is that CLIP: divided,
+ata, st_adapter and aim. Options are the fields of the module's `options_class`, given as `temporal_options` of the
+configuration.
+
+Notation as in modeling_ila.py.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from huggingface_hub.dataclasses import strict
+from torch import nn
+from transformers import initialization as init
+from transformers.models.clip.modeling_clip import CLIPAttention
+
+from .alignment_ila import ILATemporalConv
+from .configuration_ila import ILAVisionConfig
+from .outputs_ila import ILATemporalOutput
+
+
+try:  # models load without it: transformers refuses remote code with other imports that are missing
+    from scipy.optimize import linear_sum_assignment
+except ImportError:
+    linear_sum_assignment = None
+
+
+#: What the modules are, by their names in `temporal_module`
+SYSTEMS = {
+    "average_pooling": "the mean of a frame's patches as a token: ILA's own without a mask (Table 4)",
+    "message_token": "the cross-frame attention of X-CLIP",
+    "divided": "the divided space-time attention of TimeSformer",
+    "joint": "the joint space-time attention of TimeSformer",
+    "shift": "the temporal shift of ActionCLIP and TSM",
+    "ata": "Alignment-guided Temporal Attention",
+    "st_adapter": "ST-Adapter",
+    "aim": "AIM",
+}
+
+
+# trf-ignore: TRF031 - options of a configuration, no output
+@strict
+@dataclass
+class ILANoOptions:
+    """Of modules without a choice."""
+
+
+# trf-ignore: TRF031 - options of a configuration, no output
+@strict
+@dataclass
+class ILATimeOptions:
+    """Options of modules that tell the frames apart.
+
+    Args:
+        num_frames: T, the length of the temporal positions; for another, the nearest are taken.
+    """
+
+    num_frames: int = 8
+
+
+# trf-ignore: TRF031 - options of a configuration, no output
+@strict
+@dataclass
+class ILAShiftOptions:
+    """Options of [`ILATemporalShift`].
+
+    Args:
+        shift_position: Where channels are shifted: of the patches in the layer's input, or of the keys and values of
+            all tokens in its attention.
+        shift_fraction: One of so many channels comes from the next frame, and as many from the one before.
+    """
+
+    shift_position: Literal["input", "key_value"] = "input"
+    shift_fraction: int = 8
+
+
+# trf-ignore: TRF031 - options of a configuration, no output
+@strict
+@dataclass
+class ILASTAdapterOptions:
+    """Options of [`ILASTAdapter`].
+
+    Args:
+        adapter_hidden_size: Width of the bottleneck.
+        before_attention: A second adapter before the attention, as for Something-Something v2.
+    """
+
+    adapter_hidden_size: int = 384
+    before_attention: bool = False
+
+
+# trf-ignore: TRF031 - options of a configuration, no output
+@strict
+@dataclass
+class ILAAIMOptions(ILATimeOptions):
+    """Options of [`ILAAIMAdapters`].
+
+    Args:
+        num_frames: T, the length of the temporal positions.
+        adapter_ratio: The width of the layer over that of the bottlenecks.
+        before_temporal_attention: A second temporal adapter, as for Something-Something v2.
+        joint_scale: Weight of the adapter beside the MLP: 0.5 for Kinetics-400, 1 for Something-Something v2.
+    """
+
+    adapter_ratio: int = 4
+    before_temporal_attention: bool = False
+    joint_scale: float = 0.5
+
+
+class ILABaselineModule(nn.Module):
+    """What the modules of other systems share: their options."""
+
+    options_class: Any = ILANoOptions
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__()
+        self.options = self.options_class(**(config.temporal_options or {}))
+
+
+class ILAAveragePooling(ILABaselineModule):
+    """A token of every frame, the mean of its patches: Eq. 3a without a mask. Frames learn nothing of each other."""
+
+    is_causal = True
+
+    def forward(
+        self,
+        patches: torch.Tensor,
+        prefix: torch.Tensor,
+        grid: tuple[int, int],
+        with_loss: bool = True,
+        previous: torch.Tensor | None = None,
+    ) -> ILATemporalOutput:
+        return ILATemporalOutput(tokens=patches.mean(2, keepdim=True))
+
+
+class ILAMessageToken(ILABaselineModule):
+    """X-CLIP's cross-frame attention: a message of every frame, m = W z_cls + b, exchanged over the frames:
+
+    m + MHA(LN m), which joins the self-attention of its frame.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.fc = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.attention = nn.MultiheadAttention(width, config.num_attention_heads, batch_first=True)
+
+    def init_weights(self) -> None:
+        """All as torch has it, as in the original."""
+        self.fc.reset_parameters()
+        self.attention.out_proj.reset_parameters()
+        init.xavier_uniform_(self.attention.in_proj_weight)
+        init.zeros_(self.attention.in_proj_bias)
+        init.zeros_(self.attention.out_proj.bias)
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        messages = self.fc(prefix[:, :, 0])  # (B, T, D)
+        normed = self.norm(messages)
+        messages = messages + self.attention(normed, normed, normed, need_weights=False)[0]
+        return ILATemporalOutput(tokens=messages[:, :, None])
+
+
+class ILADividedAttention(ILABaselineModule):
+    """TimeSformer's divided attention: W MHA(LN u) over the frames of every patch, before the layer.
+
+    The class tokens have no part in it. TimeSformer has one for a clip, CLIP one for every frame.
+    """
+
+    options_class = ILATimeOptions
+    time_positions = "patches"
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = CLIPAttention(config)
+        self.fc = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def init_weights(self) -> None:
+        """The last projection starts at zero, in all layers: a new model is CLIP."""
+        init.zeros_(self.fc.weight)
+        init.zeros_(self.fc.bias)
+
+    def init_from(self, layer: Any) -> None:
+        """Norm and attention start as copies of the layer's own, where they are new."""
+        for own, other in ((self.norm, layer.layer_norm1), (self.attention, layer.self_attn)):
+            for parameter, source in zip(own.parameters(), other.parameters(), strict=True):
+                init.copy_(parameter, source)
+
+    def over_time(self, tubes: torch.Tensor) -> torch.Tensor:
+        """(B, N, T, D) -> (B, N, T, D)."""
+        attended, _ = self.attention(self.norm(tubes).flatten(0, 1))
+        return self.fc(attended).unflatten(0, tubes.shape[:2])
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        residual = self.over_time(patches.transpose(1, 2)).transpose(1, 2)
+        return ILATemporalOutput(residual=torch.cat([torch.zeros_like(prefix), residual], dim=2))
+
+
+class ILAAlignedAttention(ILADividedAttention):
+    """ATA: divided attention along tubes of patches that belong together.
+
+    Patches of neighbouring frames are matched one to one so that the sum of their cosine similarities is the largest
+    (the Hungarian algorithm); tubes follow the matches from the first frame on. Nothing is learned in it, and no
+    gradient goes through it. The paper leaves open which features are compared: here, the layer's input.
+
+    Raises:
+        ImportError: Without scipy.
+    """
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        if linear_sum_assignment is None:
+            raise ImportError('`temporal_module="ata"` needs scipy: pip install "ila-hf[laboratory]".')
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def match(self, patches: torch.Tensor) -> torch.Tensor:
+        """Where each tube is in each frame: (B, T, N, D) -> (B, T, N)."""
+        unit = nn.functional.normalize(patches.float(), dim=-1)
+        similarity = (unit[:, :-1] @ unit[:, 1:].transpose(2, 3)).flatten(0, 1)  # (B·(T-1), N, N)
+        if similarity.is_meta:  # where FLOPs are counted, nothing is known
+            return torch.zeros(patches.shape[:3], dtype=torch.long, device="meta")
+        found = [torch.from_numpy(linear_sum_assignment(each, maximize=True)[1]) for each in similarity.cpu().numpy()]
+        places = [torch.arange(patches.shape[2]).expand(len(patches), -1)]
+        if found:
+            for match in torch.stack(found).unflatten(0, (len(patches), -1)).unbind(1):  # (B, N), frame by frame
+                places.append(match.gather(1, places[-1]))
+        return torch.stack(places, dim=1).to(patches.device)
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
+            raise ValueError('`temporal_module="ata"` cannot be exported: it solves an assignment for every pair.')
+        places = self.match(patches)[..., None].expand_as(patches)
+        tubes = patches.gather(2, places).transpose(1, 2)  # (B, N, T, D)
+        attended = self.over_time(tubes).transpose(1, 2)
+        residual = torch.zeros_like(attended).scatter(2, places, attended)  # back where they were
+        return ILATemporalOutput(residual=torch.cat([torch.zeros_like(prefix), residual], dim=2))
+
+
+class ILAJointAttention(ILABaselineModule):
+    """TimeSformer's joint attention: every token attends to those of all frames, class tokens included."""
+
+    options_class = ILATimeOptions
+    time_positions = "patches"
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        return ILATemporalOutput()
+
+    def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """The layer on all frames at once: (B, T, L, D) -> (B, T, L, D)."""
+        tokens = hidden_states.flatten(1, 2)
+        attended, _ = layer.self_attn(layer.layer_norm1(tokens), **kwargs)
+        return layer.add_mlp(tokens + attended).unflatten(1, hidden_states.shape[1:3])
+
+
+class ILATemporalShift(ILABaselineModule):
+    """ActionCLIP's and TSM's shift: one of eight channels comes from the next frame, one of eight from the one before.
+
+    At the ends of a clip, where there is none, they are 0.
+    """
+
+    options_class = ILAShiftOptions
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        return ILATemporalOutput()
+
+    def shifted(self, states: torch.Tensor) -> torch.Tensor:
+        """(B, T, ..., D) -> (B, T, ..., D)."""
+        fold = states.shape[-1] // self.options.shift_fraction
+        from_next, from_previous, rest = states.split([fold, fold, states.shape[-1] - 2 * fold], dim=-1)
+        missing = torch.zeros_like(from_next[:, :1])
+        from_next = torch.cat([from_next[:, 1:], missing], dim=1)
+        from_previous = torch.cat([missing, from_previous[:, :-1]], dim=1)
+        return torch.cat([from_next, from_previous, rest], dim=-1)
+
+    def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """The layer with channels of the neighbours: (B, T, L, D) -> (B, T, L, D)."""
+        num_frames = hidden_states.shape[1]
+        if self.options.shift_position == "input":
+            prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+            hidden_states = torch.cat([prefix, self.shifted(patches)], dim=2)
+        else:  # (B·T, L, D), each of keys and values
+            kwargs["change"] = lambda states: self.shifted(states.unflatten(0, (-1, num_frames))).flatten(0, 1)
+        hidden_states = hidden_states + layer.attended(hidden_states, **kwargs)
+        return layer.add_mlp(hidden_states)
+
+
+class ILAAdapter(nn.Module):
+    """Of AIM: W gelu(W x), which starts as nothing."""
+
+    def __init__(self, width: int, ratio: int):
+        super().__init__()
+        self.down = nn.Linear(width, width // ratio)
+        self.up = nn.Linear(width // ratio, width)
+
+    def init_weights(self) -> None:
+        init.trunc_normal_(self.down.weight, std=0.02)
+        init.zeros_(self.down.bias)
+        init.zeros_(self.up.weight)
+        init.zeros_(self.up.bias)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.up(nn.functional.gelu(self.down(input)))
+
+
+class ILAAIMAdapters(ILABaselineModule):
+    """AIM: the layer's own attention, used over the frames of every token, too, and three adapters.
+
+    x = z + b(attn(LN1 z)) over time · x + attn(LN1 x) + b(attn(LN1 x)) · x + mlp(LN2 x) + s b(LN2 x)
+    """
+
+    options_class = ILAAIMOptions
+    time_positions = "all"
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        size = (config.hidden_size, self.options.adapter_ratio)
+        self.temporal_in = ILAAdapter(*size) if self.options.before_temporal_attention else None
+        self.temporal_out, self.spatial, self.joint = ILAAdapter(*size), ILAAdapter(*size), ILAAdapter(*size)
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        return ILATemporalOutput()
+
+    def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """The layer with adapters: (B, T, L, D) -> (B, T, L, D)."""
+        tubes = layer.layer_norm1(hidden_states).transpose(1, 2)  # (B, L, T, D)
+        if self.temporal_in is not None:
+            tubes = tubes + self.temporal_in(tubes)
+        over_time = CLIPAttention.forward(layer.self_attn, tubes.flatten(0, 1))[0].unflatten(0, tubes.shape[:2])
+        hidden_states = hidden_states + self.temporal_out(over_time).transpose(1, 2)
+        attended = layer.attended(hidden_states, **kwargs)
+        hidden_states = hidden_states + attended + self.spatial(attended)
+        normed = layer.layer_norm2(hidden_states)
+        return hidden_states + layer.mlp(normed) + self.options.joint_scale * self.joint(normed)
+
+
+class ILASTConvAdapter(nn.Module):
+    """Of ST-Adapter: z + W DWConv(W z) of the patches, with a kernel over three frames; it starts as nothing."""
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.down = nn.Linear(width, channels)
+        self.conv = ILATemporalConv(channels, channels, (3, 1, 1), padding=(1, 0, 0), groups=channels)
+        self.up = nn.Linear(channels, width)
+
+    def init_weights(self) -> None:
+        """The convolution starts at zero; so do the biases, without which the module would not start as nothing."""
+        self.down.reset_parameters()
+        self.up.reset_parameters()
+        for parameter in (self.down.bias, self.up.bias, *self.conv.parameters()):
+            init.zeros_(parameter)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+        channels = self.down(patches).permute(0, 3, 1, 2)[..., None]  # (B, T, N, C) -> (B, C, T, N, 1)
+        added = self.up(self.conv(channels)[..., 0].permute(0, 2, 3, 1))
+        return torch.cat([prefix, patches + added], dim=2)
+
+
+class ILASTAdapter(ILABaselineModule):
+    """ST-Adapter: a depthwise convolution over time in a bottleneck, between attention and MLP."""
+
+    options_class = ILASTAdapterOptions
+
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        size = (config.hidden_size, self.options.adapter_hidden_size)
+        self.before_attention = ILASTConvAdapter(*size) if self.options.before_attention else None
+        self.before_mlp = ILASTConvAdapter(*size)
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        return ILATemporalOutput()
+
+    def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """The layer with adapters: (B, T, L, D) -> (B, T, L, D)."""
+        if self.before_attention is not None:
+            hidden_states = self.before_attention(hidden_states)
+        hidden_states = hidden_states + layer.attended(hidden_states, **kwargs)
+        return layer.add_mlp(self.before_mlp(hidden_states))

@@ -1,0 +1,96 @@
+"""Table 5: the earth mover's distance against the transport problem and all permutations; the models that it takes."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_model
+from scipy.optimize import linprog
+from transformers import CLIPVisionModel, TimesformerConfig, TimesformerModel, VideoMAEConfig, VideoMAEModel
+
+from ila_hf import ILAVisionModel
+from ila_hf.analysis import frame_distances, patches_of_frames
+from ila_hf.analysis.flops import clip_config
+from ila_hf.demo.tiny import tiny_config
+
+
+def cosine_costs(a, b):
+    return [[1 - float(x @ y / (x.norm() * y.norm())) for y in b] for x in a]
+
+
+def test_against_all_permutations():
+    patches = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    best, in_place = [], []
+    for clip in patches.double():
+        for before, now in itertools.pairwise(clip):
+            cost = cosine_costs(before, now)
+            best.append(min(np.mean([cost[i][j] for i, j in enumerate(p)]) for p in itertools.permutations(range(5))))
+            in_place.append(np.mean([cost[i][i] for i in range(5)]))
+    found = frame_distances(patches)
+    assert found.earth_movers == pytest.approx(np.mean(best), abs=1e-12)
+    assert found.in_place == pytest.approx(np.mean(in_place), abs=1e-12)
+    assert found.earth_movers < found.in_place
+
+
+def test_against_the_transport_problem():
+    """Uniform weights, any plan: no plan is better than the best assignment."""
+    count = 6
+    patches = torch.randn(1, 2, count, 4, generator=torch.Generator().manual_seed(1))
+    cost = np.array(cosine_costs(*patches[0].double()))
+    sums = np.zeros((2 * count, count * count))
+    for i in range(count):
+        sums[i, i * count : (i + 1) * count] = 1
+        sums[count + i, i::count] = 1
+    best = linprog(cost.ravel(), A_eq=sums, b_eq=np.full(2 * count, 1 / count)).fun
+    assert frame_distances(patches).earth_movers == pytest.approx(best, abs=1e-9)
+
+
+def test_what_moves_is_not_far():
+    """Permuted patches are 0 from each other, whatever their scale."""
+    frame = torch.randn(7, 16, generator=torch.Generator().manual_seed(2))
+    found = frame_distances(torch.stack([frame, 3 * frame.flip(0)])[None])
+    assert found.earth_movers == pytest.approx(0, abs=1e-12)
+    assert found.in_place > 0.5
+
+
+def test_what_is_refused(monkeypatch):
+    for shape in [(2, 5, 8), (1, 1, 5, 8)]:
+        with pytest.raises(ValueError, match="at least two frames"):
+            frame_distances(torch.zeros(shape))
+    model = VideoMAEModel(
+        VideoMAEConfig(
+            image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_frames=4
+        )
+    )
+    with pytest.raises(ValueError, match="VideoMAEModel has no tokens of every frame"):
+        patches_of_frames(model, torch.zeros(2, 4, 3, 32, 32))
+    monkeypatch.setattr("ila_hf.analysis.movement.is_scipy_available", lambda: False)
+    with pytest.raises(ImportError, match=r"pip install 'ila-hf\[laboratory\]'"):
+        frame_distances(torch.zeros(1, 2, 5, 8))
+
+
+@torch.no_grad()
+def test_patches_of_models():
+    """Of every kind those that belong to a frame: changing it changes them, and its own embedding tells which."""
+    clips = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    model = make_model(ILAVisionModel)
+    torch.testing.assert_close(patches_of_frames(model, clips), model(clips).last_hidden_state[:, :, 1:])
+    assert patches_of_frames(make_model(), clips).shape == (2, 4, 16, 64)  # of a model with a head, its trunk
+    clip = CLIPVisionModel(clip_config(tiny_config().vision_config)).eval()
+    expected = torch.stack([clip(each).last_hidden_state[:, 1:] for each in clips])
+    torch.testing.assert_close(patches_of_frames(clip, clips), expected)
+    config = TimesformerConfig(
+        image_size=32,
+        patch_size=8,
+        num_frames=4,
+        hidden_size=16,
+        num_hidden_layers=0,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    timesformer = TimesformerModel(config).eval()
+    changed = clips.clone()
+    changed[1, 2, :, :8, 8:16] += 1  # the second patch of the third frame
+    difference = patches_of_frames(timesformer, changed) - patches_of_frames(timesformer, clips)
+    assert difference.abs().amax(-1).nonzero().tolist() == [[1, 2, 1]]
