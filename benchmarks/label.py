@@ -124,12 +124,17 @@ def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:
     expected = rows_of(folder / "labels")
     shutil.rmtree(folder / "labels")
     draw, moments = random.Random(0), []
-    for _ in range(KILLS):
-        wait = draw.uniform(1, 12)
+    for number in range(KILLS):
+        started = time.time()
         process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        time.sleep(wait)
+        if number % 4 == 0:  # at any moment; the others while files are read
+            time.sleep(draw.uniform(1, 12))
+        else:
+            while process.poll() is None and not is_newer(folder / "labels" / "run.json", started):
+                time.sleep(0.01)
+            time.sleep(draw.uniform(0, 1.5))
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             moments.append(len(list((folder / "labels").glob("0*.parquet"))))
@@ -144,6 +149,11 @@ def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:
         "errors": sum(row["error"] is not None for row in found),
         "equal_to_an_uninterrupted_run": found == expected,
     }
+
+
+def is_newer(file: Path, moment: float) -> bool:
+    """Whether a run has written it since."""
+    return file.exists() and file.stat().st_mtime > moment
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
