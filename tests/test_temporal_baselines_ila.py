@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import CLIPVisionModel
 
-from ila_hf import ILAForVideoTextClassification, ILAVisionModel
+from ila_hf import ILACache, ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.analysis.flops import clip_config
 from ila_hf.conversion.export_ila import export_onnx, largest_difference, onnx_runner
 from ila_hf.demo.tiny import tiny_config, tiny_processor
@@ -90,13 +90,7 @@ def message_token(layer, z):
     own = layer.temporal
     messages = torch.stack([own.fc(frame[0]) for frame in z])  # (T, D)
     normed = own.norm(messages)
-    projected = normed @ own.attention.in_proj_weight.T + own.attention.in_proj_bias
-    q, k, v = projected.split(D, dim=1)
-    size, heads = D // HEADS, []
-    for head in range(HEADS):
-        part = slice(head * size, (head + 1) * size)
-        heads.append((q[:, part] @ k[:, part].T / math.sqrt(size)).softmax(-1) @ v[:, part])
-    messages = messages + own.attention.out_proj(torch.cat(heads, dim=1))
+    messages = messages + attention(own.attention, normed, normed)
     return clip_layer(layer, z, messages[:, None])
 
 
@@ -333,14 +327,16 @@ def test_the_message_token_starts_as_torch_does():
     torch.manual_seed(0)
     config = tiny_config({**vision("message_token"), "num_hidden_layers": 12}).vision_config
     layers = ILAVisionModel(config).encoder.layers
-    weights = torch.stack([layer.temporal.attention.in_proj_weight for layer in layers])
-    bound = math.sqrt(6 / (D + 3 * D))
-    assert bound * 0.99 < weights.abs().max() <= bound
-    assert weights.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    torchs = nn.MultiheadAttention(D, HEADS).in_proj_weight
+    for part in ("q_proj", "k_proj", "v_proj"):
+        weights = torch.stack([layer.temporal.attention.get_submodule(part).weight for layer in layers])
+        assert weights.std().item() == pytest.approx(torchs.std().item(), rel=0.04)
+        assert weights.abs().max().item() == pytest.approx(torchs.abs().max().item(), rel=0.02)
+        assert not any(layer.temporal.attention.get_submodule(part).bias.any() for layer in layers)
     for parts in ("fc", "attention.out_proj"):
         weights = torch.stack([layer.temporal.get_submodule(parts).weight for layer in layers])
         assert weights.std().item() == pytest.approx(1 / math.sqrt(3 * D), rel=0.03)
-    assert not any(layer.temporal.attention.in_proj_bias.any() for layer in layers)
+    assert not any(layer.temporal.attention.out_proj.bias.any() for layer in layers)
 
 
 def test_adapters_start_as_they_say():
@@ -462,6 +458,14 @@ def test_what_is_refused(monkeypatch):
         make_model(ILAVisionModel, {"temporal_module": "divided", "temporal_options": {"num_frame": 8}})
     with pytest.raises(StrictDataclassError, match="shift_position"):
         make_model(ILAVisionModel, {"temporal_module": "shift", "temporal_options": {"shift_position": "output"}})
+    for module, options in [
+        ("shift", {"shift_div": 1}),
+        ("aim", {"reduction_factor": 0}),
+        ("st_adapter", {"adapter_hidden_size": 0}),
+        ("divided", {"num_frames": 0}),
+    ]:
+        with pytest.raises(StrictDataclassError, match=f"`{next(iter(options))}` must be at least"):
+            make_model(ILAVisionModel, {"temporal_module": module, "temporal_options": options})
     monkeypatch.setattr("ila_hf.temporal_baselines_ila.linear_sum_assignment", None)
     with pytest.raises(ImportError, match="needs scipy"):
         make_model(ILAVisionModel, {"temporal_module": "ata"})
@@ -470,3 +474,69 @@ def test_what_is_refused(monkeypatch):
 def test_the_table_is_complete():
     assert {name.split()[0] for name in MODULES} | {"ila"} == set(ILA_TEMPORAL_MODULES)
     assert {*SYSTEMS, "ila", "none"} == set(ILA_TEMPORAL_MODULES)
+
+
+@every
+@torch.no_grad()
+def test_other_lengths_and_types(name, clips):
+    """One frame, more frames than it was made for, and half precision."""
+    model = shaken(make_model(ILAVisionModel, vision(name)))
+    for num_frames in (1, 2 * T):
+        frames = clips[:, :1].expand(-1, num_frames, -1, -1, -1)
+        assert model(frames).last_hidden_state.isfinite().all()
+    expected = model(clips).last_hidden_state
+    half = model.to(torch.bfloat16)(clips.to(torch.bfloat16)).last_hidden_state
+    assert half.dtype == torch.bfloat16
+    if name != "ata":  # matches may change
+        assert (half.float() - expected).norm() < 0.1 * expected.norm()
+
+
+@torch.no_grad()
+def test_streams(clips):
+    """Only where no frame depends on later ones."""
+    for name in ("average_pooling", "none"):
+        model, cache = shaken(make_model(ILAVisionModel, vision(name))), ILACache()
+        found = [model(frame, cache=cache).last_hidden_state for frame in clips.split(1, dim=1)]
+        torch.testing.assert_close(torch.cat(found, dim=1), model(clips).last_hidden_state, atol=1e-5, rtol=1e-5)
+    for name in ("message_token", "divided", "joint", "shift", "ata", "st_adapter", "aim"):
+        with pytest.raises(ValueError, match=f"not causal .temporal_module='{name}'"):
+            make_model(ILAVisionModel, vision(name))(clips, cache=ILACache())
+    for fields in ({"reference_frame": "first"}, {"reference_frame": "middle", "first_frame": "self"}):
+        with pytest.raises(ValueError, match="no other setting of it is"):
+            make_model(ILAVisionModel, fields)(clips, cache=ILACache())
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown", "hidden"),
+    [
+        ({"alignment_join": "add"}, ["is added to the input of its layer", "Table 9"], "mutual-information token"),
+        ({"alignment_join": "concatenate"}, ["as further keys and values"], "mutual-information token"),
+        ({"reference_frame": "first", "first_frame": "self"}, ["Each pair of frames", "| first |"], "causal in time"),
+        (
+            {"alignment_operator": "window_attention"},
+            ["window\\_attention", "mutual-information token"],
+            "Table 9",
+        ),
+    ],
+)
+def test_cards_of_variants(fields, shown, hidden):
+    model = make_model(ILAForVideoTextClassification, fields)
+    text = " ".join(card_from_run(model, tiny_processor(model.config), model_name="me/mine", recipe={}).text.split())
+    assert all(each in text for each in shown)
+    assert hidden not in text
+
+
+@torch.no_grad()
+def test_variants_export_and_compile(tmp_path, clips):
+    for fields in (
+        {"alignment_operator": "window_attention", "alignment_join": "add"},
+        {"reference_frame": "middle", "alignment_join": "concatenate"},
+    ):
+        model = make_model(ILAForVideoTextClassification, fields, num_frames=T)
+        export_onnx(model, tmp_path / "model.onnx")
+        _, relative = largest_difference(onnx_runner(tmp_path / "model.onnx"), model, [clips])
+        assert relative <= 1e-4
+        torch._dynamo.reset()
+        compiled = torch.compile(model.vision_model, fullgraph=True, backend="aot_eager")
+        expected = model.vision_model(clips).last_hidden_state
+        torch.testing.assert_close(compiled(clips).last_hidden_state, expected, atol=1e-4, rtol=1e-4)

@@ -47,8 +47,9 @@ def check_stream(trunk: Any) -> None:
     if layer is not None:
         config = trunk.config
         advice = "no other setting of it is"
+        can_be = config.architecture == "paper" and config.reference_frame == "previous"
         # CODEPATH: models of the paper's architecture can be made causal, the released checkpoints cannot
-        if config.temporal_module == "ila" and config.architecture == "paper":
+        if config.temporal_module == "ila" and can_be:
             advice = (
                 'call `model.set_first_frame("self")`, or pass `--first_frame self`, which changes how a clip begins'
             )

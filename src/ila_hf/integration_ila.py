@@ -90,7 +90,7 @@ def attend(
     context: torch.Tensor,
     attention_mask: torch.Tensor | None = None,
     dropout: float = 0.0,
-    change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    key_value_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of some tokens to others, through the attention interface of transformers.
@@ -100,7 +100,7 @@ def attend(
         queries (B, S, E): Tokens that attend.
         context (B, R, E): Tokens that are attended to.
         attention_mask, dropout, kwargs: For the interface.
-        change: Of keys and values, each (B, R, E).
+        key_value_transform: Of keys and values, each (B, R, E).
 
     Returns:
         The output (B, S, E), and the weights (B, heads, S, R) where the implementation has them.
@@ -109,8 +109,8 @@ def attend(
         module.config._attn_implementation, eager_attention_forward
     )
     projected = module.q_proj(queries), module.k_proj(context), module.v_proj(context)
-    if change is not None:
-        projected = projected[0], change(projected[1]), change(projected[2])
+    if key_value_transform is not None:
+        projected = (projected[0], *map(key_value_transform, projected[1:]))
     # (B, S, E) -> (B, heads, S, head_dim)
     query, key, value = (x.unflatten(2, (-1, module.head_dim)).transpose(1, 2) for x in projected)
     output, weights = attention(

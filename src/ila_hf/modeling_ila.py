@@ -77,18 +77,18 @@ class ILAAttention(CLIPAttention):
         hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
-        change: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        key_value_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B·T, L, D) and (B·T, A, D) -> (B·T, L, D), and weights (B·T, heads, L, L + A) on request.
 
-        A temporal module may `change` the keys and the values.
+        `key_value_transform` is that of a temporal module, for keys and values.
         """
-        if tokens is None and change is None:
+        if tokens is None and key_value_transform is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
         context = hidden_states if tokens is None else torch.cat([hidden_states, tokens], dim=1)
         dropout = self.dropout if self.training else 0.0
-        return attend(self, hidden_states, context, attention_mask, dropout, change, **kwargs)
+        return attend(self, hidden_states, context, attention_mask, dropout, key_value_transform, **kwargs)
 
 
 class ILAQuickGELU(nn.Module):

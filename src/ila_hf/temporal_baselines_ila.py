@@ -2,7 +2,8 @@
 """Temporal modules of other systems, which the paper compares with ILA's (Tables 1 to 4 and 15).
 
 Each is written from the equations of its paper, for CLIP's layers with a class token of every frame, and fulfils the
-contract in temporal_ila.py. Where the original starts as CLIP, a new model on a CLIP checkpoint is that CLIP: divided,
+contract in temporal_ila.py. It is what their layers learn from other frames: not their heads, and without stochastic
+depth. Where the original starts as CLIP, a new model on a CLIP checkpoint is that CLIP: divided,
 ata, st_adapter and aim. Options are the fields of the module's `options_class`, given as `temporal_options` of the
 configuration.
 
@@ -42,6 +43,11 @@ SYSTEMS = {
 }
 
 
+def _require_positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {value}.")
+
+
 # trf-ignore: TRF031 - options of a configuration, no output
 @strict
 @dataclass
@@ -61,6 +67,10 @@ class ILATimeOptions:
 
     num_frames: int = 8
 
+    def validate_size(self) -> None:
+        """Part of the `@strict` validation."""
+        _require_positive("num_frames", self.num_frames)
+
 
 # trf-ignore: TRF031 - options of a configuration, no output
 @strict
@@ -71,11 +81,16 @@ class ILAShiftOptions:
     Args:
         shift_position: Where channels are shifted: of the patches in the layer's input, or of the keys and values of
             all tokens in its attention.
-        shift_fraction: One of so many channels comes from the next frame, and as many from the one before.
+        shift_div: One of so many channels comes from the next frame, and as many from the one before.
     """
 
     shift_position: Literal["input", "key_value"] = "input"
-    shift_fraction: int = 8
+    shift_div: int = 8
+
+    def validate_size(self) -> None:
+        """Part of the `@strict` validation."""
+        if self.shift_div < 2:
+            raise ValueError(f"`shift_div` must be at least 2, got {self.shift_div}.")
 
 
 # trf-ignore: TRF031 - options of a configuration, no output
@@ -92,6 +107,10 @@ class ILASTAdapterOptions:
     adapter_hidden_size: int = 384
     before_attention: bool = False
 
+    def validate_size(self) -> None:
+        """Part of the `@strict` validation."""
+        _require_positive("adapter_hidden_size", self.adapter_hidden_size)
+
 
 # trf-ignore: TRF031 - options of a configuration, no output
 @strict
@@ -101,14 +120,18 @@ class ILAAIMOptions(ILATimeOptions):
 
     Args:
         num_frames: T, the length of the temporal positions.
-        adapter_ratio: The width of the layer over that of the bottlenecks.
+        reduction_factor: The width of the layer over that of the bottlenecks.
         before_temporal_attention: A second temporal adapter, as for Something-Something v2.
         joint_scale: Weight of the adapter beside the MLP: 0.5 for Kinetics-400, 1 for Something-Something v2.
     """
 
-    adapter_ratio: int = 4
+    reduction_factor: int = 4
     before_temporal_attention: bool = False
     joint_scale: float = 0.5
+
+    def validate_adapters(self) -> None:
+        """Part of the `@strict` validation."""
+        _require_positive("reduction_factor", self.reduction_factor)
 
 
 class ILABaselineModule(nn.Module):
@@ -148,22 +171,24 @@ class ILAMessageToken(ILABaselineModule):
         width = config.hidden_size
         self.fc = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attention = nn.MultiheadAttention(width, config.num_attention_heads, batch_first=True)
+        self.attention = CLIPAttention(config)
 
     def init_weights(self) -> None:
-        """All as torch has it, as in the original."""
+        """All as torch's linear layer and multi-head attention have it, as in the original."""
         self.fc.reset_parameters()
+        width = self.fc.in_features
+        for projection in (self.attention.q_proj, self.attention.k_proj, self.attention.v_proj):
+            bound = (6 / (width + 3 * width)) ** 0.5  # Xavier's, of the three as one matrix
+            init.uniform_(projection.weight, -bound, bound)
+            init.zeros_(projection.bias)
         self.attention.out_proj.reset_parameters()
-        init.xavier_uniform_(self.attention.in_proj_weight)
-        init.zeros_(self.attention.in_proj_bias)
         init.zeros_(self.attention.out_proj.bias)
 
     def forward(
         self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
     ) -> ILATemporalOutput:
         messages = self.fc(prefix[:, :, 0])  # (B, T, D)
-        normed = self.norm(messages)
-        messages = messages + self.attention(normed, normed, normed, need_weights=False)[0]
+        messages = messages + self.attention(self.norm(messages))[0]
         return ILATemporalOutput(tokens=messages[:, :, None])
 
 
@@ -205,7 +230,7 @@ class ILADividedAttention(ILABaselineModule):
         return ILATemporalOutput(residual=torch.cat([torch.zeros_like(prefix), residual], dim=2))
 
 
-class ILAAlignedAttention(ILADividedAttention):
+class ILAATAAttention(ILADividedAttention):
     """ATA: divided attention along tubes of patches that belong together.
 
     Patches of neighbouring frames are matched one to one so that the sum of their cosine similarities is the largest
@@ -281,7 +306,7 @@ class ILATemporalShift(ILABaselineModule):
 
     def shifted(self, states: torch.Tensor) -> torch.Tensor:
         """(B, T, ..., D) -> (B, T, ..., D)."""
-        fold = states.shape[-1] // self.options.shift_fraction
+        fold = states.shape[-1] // self.options.shift_div
         from_next, from_previous, rest = states.split([fold, fold, states.shape[-1] - 2 * fold], dim=-1)
         missing = torch.zeros_like(from_next[:, :1])
         from_next = torch.cat([from_next[:, 1:], missing], dim=1)
@@ -294,13 +319,17 @@ class ILATemporalShift(ILABaselineModule):
         if self.options.shift_position == "input":
             prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
             hidden_states = torch.cat([prefix, self.shifted(patches)], dim=2)
-        else:  # (B·T, L, D), each of keys and values
-            kwargs["change"] = lambda states: self.shifted(states.unflatten(0, (-1, num_frames))).flatten(0, 1)
+        else:
+
+            def shift(states: torch.Tensor) -> torch.Tensor:  # keys or values, (B·T, L, D)
+                return self.shifted(states.unflatten(0, (-1, num_frames))).flatten(0, 1)
+
+            kwargs["key_value_transform"] = shift
         hidden_states = hidden_states + layer.attended(hidden_states, **kwargs)
         return layer.add_mlp(hidden_states)
 
 
-class ILAAdapter(nn.Module):
+class ILAAIMAdapter(nn.Module):
     """Of AIM: W gelu(W x), which starts as nothing."""
 
     def __init__(self, width: int, ratio: int):
@@ -329,9 +358,9 @@ class ILAAIMAdapters(ILABaselineModule):
 
     def __init__(self, config: ILAVisionConfig):
         super().__init__(config)
-        size = (config.hidden_size, self.options.adapter_ratio)
-        self.temporal_in = ILAAdapter(*size) if self.options.before_temporal_attention else None
-        self.temporal_out, self.spatial, self.joint = ILAAdapter(*size), ILAAdapter(*size), ILAAdapter(*size)
+        size = (config.hidden_size, self.options.reduction_factor)
+        self.temporal_in = ILAAIMAdapter(*size) if self.options.before_temporal_attention else None
+        self.temporal_out, self.spatial, self.joint = ILAAIMAdapter(*size), ILAAIMAdapter(*size), ILAAIMAdapter(*size)
 
     def forward(
         self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
@@ -351,7 +380,7 @@ class ILAAIMAdapters(ILABaselineModule):
         return hidden_states + layer.mlp(normed) + self.options.joint_scale * self.joint(normed)
 
 
-class ILASTConvAdapter(nn.Module):
+class ILASTAdapterBlock(nn.Module):
     """Of ST-Adapter: z + W DWConv(W z) of the patches, with a kernel over three frames; it starts as nothing."""
 
     def __init__(self, width: int, channels: int):
@@ -382,8 +411,8 @@ class ILASTAdapter(ILABaselineModule):
     def __init__(self, config: ILAVisionConfig):
         super().__init__(config)
         size = (config.hidden_size, self.options.adapter_hidden_size)
-        self.before_attention = ILASTConvAdapter(*size) if self.options.before_attention else None
-        self.before_mlp = ILASTConvAdapter(*size)
+        self.before_attention = ILASTAdapterBlock(*size) if self.options.before_attention else None
+        self.before_mlp = ILASTAdapterBlock(*size)
 
     def forward(
         self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True

@@ -5,7 +5,7 @@ A temporal module is an `nn.Module` that takes an [`ILAVisionConfig`] and has
 
     forward(patches, prefix, grid, with_loss) -> ILATemporalOutput
 
-for the patches of all frames, (B, T, N, D), the tokens before them, (B, T, P, D): here the class token; the patch grid
+for the patches of all frames, (B, T, N, D), the tokens before them, (B, T, P, D), here the class token; the patch grid
 (h, w), and whether anybody wants more than the layer does. The output holds what the layer adds to its input, or the
 tokens that its attention also sees, and on request whatever else the module has: a loss, diagnostics. All of it is
 optional. If the module has weights that must not start as transformers starts linear layers and norms, it sets them in
@@ -61,7 +61,7 @@ from .fusion_ila import fuse_linear
 from .outputs_ila import ILATemporalOutput
 from .temporal_baselines_ila import (
     ILAAIMAdapters,
-    ILAAlignedAttention,
+    ILAATAAttention,
     ILAAveragePooling,
     ILADividedAttention,
     ILAJointAttention,
@@ -262,7 +262,7 @@ ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module | None]] =
     "divided": ILADividedAttention,
     "joint": ILAJointAttention,
     "shift": ILATemporalShift,
-    "ata": ILAAlignedAttention,
+    "ata": ILAATAAttention,
     "st_adapter": ILASTAdapter,
     "aim": ILAAIMAdapters,
 }

@@ -56,7 +56,7 @@ class Nothing(nn.Module):
     def __init__(self, config):
         super().__init__()
 
-    def forward(self, patches, prefix, grid):
+    def forward(self, patches, prefix, grid, with_loss):
         return ILATemporalOutput()
 
 
@@ -67,6 +67,12 @@ class Nothing(nn.Module):
         ({"architecture": "released"}, ["ILAAlignedResidual"]),
         ({"temporal_module": "nothing"}, ["Nothing"]),
         ({"alignment_layers": []}, []),
+        ({"temporal_module": "none"}, []),
+        ({"temporal_module": "message_token"}, ["ILAMessageToken"]),
+        ({"temporal_module": "divided"}, ["ILADividedAttention"]),
+        ({"temporal_module": "aim"}, []),
+        ({"temporal_module": "st_adapter"}, []),
+        ({"temporal_module": "joint"}, []),
     ],
 )
 def test_units(tiny_model, monkeypatch, vision, temporal):

@@ -109,8 +109,8 @@ def table_of_model(config: ILAConfig, linear: bool = False) -> str:
 def table_of_paper(rows: Sequence[PaperRow]) -> str:
     """What `ila-hf flops --table` prints, as markdown: counted beside published."""
     lines = [
-        "| | published | trunk | difference | with the head | difference | parameters, 1e6 | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | top-1 | published | trunk | difference | with the head | difference | parameters, 1e6 | |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         config = row.config()
@@ -121,12 +121,11 @@ def table_of_paper(rows: Sequence[PaperRow]) -> str:
         shown = ["" if each is None else f"{100 * each:+.1f} %" for each in differences]
         is_met = row.flops is None or any(each is not None and abs(each) <= _MET for each in differences)
         note = "" if is_met else f"not met: {row.note}" if row.note else "not met"
-        published = "" if row.flops is None else f"{row.flops:g}"
-        size = parameters_by_part(config)["trunk"]
-        lines.append(
-            f"| {row.name} | {published} | {flops['trunk']:.1f} | {shown[0]} | {flops['all']:.1f} | {shown[1]} "
-            f"| {size:.1f} | {note} |"
-        )
+        shares = [row.name, row.top1, None if row.flops is None else f"{row.flops:g}"]
+        for count, difference in zip((flops["trunk"], flops["all"]), shown, strict=True):
+            shares += [f"{count:.1f}", difference]
+        shares += [f"{parameters_by_part(config)['trunk']:.1f}", note]
+        lines.append("| " + " | ".join("" if share is None else str(share) for share in shares) + " |")
     return "\n".join(lines)
 
 
@@ -155,6 +154,8 @@ def run(arguments: argparse.Namespace) -> None:
         linear = ILAForVideoClassification.__name__ in (config.architectures or [])
         print(table_of_model(config, linear))
         return
+    if arguments.num_frames is not None:
+        raise ValueError("`num_frames` is for `model`: the rows of the tables have theirs.")
     for name in arguments.table or TABLES:
         print(f"Table {name}\n\n{table_of_paper(TABLES[name])}\n")
 

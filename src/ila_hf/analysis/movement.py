@@ -46,7 +46,7 @@ def frame_distances(patches: torch.Tensor) -> FrameDistances:
         raise ImportError("The earth mover's distance needs scipy: pip install 'ila-hf[laboratory]'.")
     if patches.ndim != 4 or patches.shape[1] < 2:
         raise ValueError(f"`patches` must be (B, T, N, D) of at least two frames, got {tuple(patches.shape)}.")
-    unit = nn.functional.normalize(patches.detach().double().cpu(), dim=-1)
+    unit = nn.functional.normalize(patches.detach().cpu().double(), dim=-1)
     costs = (1 - unit[:, :-1] @ unit[:, 1:].transpose(2, 3)).flatten(0, 1)  # (B·(T-1), N, N)
     matched = []
     for cost in costs.numpy():

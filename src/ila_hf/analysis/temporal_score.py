@@ -18,8 +18,9 @@ def temporal_score(
 ) -> dict[str, float]:
     """How much better a model is at classes that need time than at those that a frame gives away (Table 13).
 
-    The paper takes the two lists from Sevilla-Lara et al., "Only Time Can Tell" (arXiv 1907.08340). It does not spell
-    out its temporal score; the difference is our reading of it, which is why both accuracies are returned too.
+    The paper takes the two lists from Sevilla-Lara et al., "Only Time Can Tell" (arXiv 1907.08340). Its temporal score
+    is the difference, as the rows of Table 13 show. There, models are trained on the classes of two data sets
+    together; here it is computed for the classes of one.
 
     Args:
         class_accuracies: Accuracy of each class by name, in any unit.

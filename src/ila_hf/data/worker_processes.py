@@ -2,7 +2,9 @@
 """Work on files in processes, where a file that kills or stops its process costs no other file anything."""
 
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -67,7 +69,10 @@ def _map(
                     workers.remove(worker)
                     worker.stop()
                     if worker.index is None:
-                        raise RuntimeError("The worker processes do not start.") from failure
+                        raise RuntimeError(
+                            "The worker processes do not start. They import the main script: what it does must stand "
+                            'under `if __name__ == "__main__":`.'
+                        ) from failure
                     is_late = isinstance(failure, TimeoutError)
                     result = worker.index, WorkerError("it takes too long" if is_late else "its decoder crashes")
                     if todo:
@@ -139,10 +144,19 @@ def start_fork_server(module: str) -> None:
         forkserver.ensure_running()
 
 
+def _end_with_parent() -> None:
+    """Whoever asked may be killed while an item hangs, and then nobody is left to stop it."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
 def _work(connection: Connection, function: Callable[[Any], Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever asked decides what ends
     import torch  # not above, so that who asks for workers need not wait for it
 
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)  # there are other workers, and a model
     connection.send(None)  # ready
     with suppress(EOFError, OSError):  # whoever asked is gone

@@ -30,6 +30,12 @@ EVAL_RESULTS = ".eval_results/ila_hf.yaml"  # of a repository of the Hub
 VISIBLE_CLASSES = 20  # longer lists are folded
 
 _ACCURACIES = {"top1": "top-1 accuracy", "top5": "top-5 accuracy", "mean_class_accuracy": "mean class accuracy"}
+# How the aligned frame joins its layer, by `alignment_join`
+_JOINS = {
+    "token": "is pooled into one token that joins the spatial self-attention",
+    "add": "is added to the input of its layer",
+    "concatenate": "joins the spatial self-attention as further keys and values",
+}
 _OTHER_METRICS = {"num_clips": "clips evaluated", "num_unreadable": "of them unreadable, counted as wrong"}
 TAGS = ("video-classification", "ila", "ila_hf", "clip", "action-recognition")
 ZERO_SHOT_TAG = "zero-shot-video-classification"
@@ -234,7 +240,10 @@ class _Run:
             "temporal_module": None if is_plain else escape_markdown(vision.temporal_module),
             "temporal_system": SYSTEMS.get(vision.temporal_module),
             "has_interaction_token": vision.aligns and vision.interaction_token,
-            "is_causal": vision.aligns and vision.first_frame == "self",
+            "is_causal": vision.aligns and vision.first_frame == "self" and vision.reference_frame == "previous",
+            "join": vision.alignment_join,
+            "how_it_joins": _JOINS[vision.alignment_join],
+            "reference_frame": vision.reference_frame,
             "protocol": _protocol(processor.num_clips, processor.num_crops, processor.crop_size["height"]),
             "preprocessing": _preprocessing(processor),
             "recipe": [(escape_markdown(name), escape_markdown(value)) for name, value in self.recipe.items()],
@@ -255,9 +264,14 @@ class _Run:
         vision, layers = self.config.vision_config, self.config.vision_config.alignment_layers
         prompt = self.config.prompt_num_hidden_layers
         text = f"similarity to class texts, video-specific prompt of {prompt} blocks"
-        of_alignment = ("architecture", "interaction_token", "alignment_conv", "first_frame") if vision.aligns else ()
+        always = ("architecture", "interaction_token", "alignment_conv", "first_frame")
+        rare = {"reference_frame": "previous", "alignment_operator": "convolution", "alignment_join": "token"}
+        changed = tuple(name for name, default in rare.items() if getattr(vision, name) != default)
+        of_alignment = (*always, *changed) if vision.aligns else ()
+        options = vision.temporal_options or {}
         rows = {
             "temporal_module": vision.temporal_module,
+            **{f"temporal_options.{name}": value for name, value in options.items()},
             "alignment_layers": "all" if layers is None else ", ".join(map(str, layers)) or "none",
             **{name: getattr(vision, name) for name in of_alignment},
             "backbone": backbone_name(self.config),

@@ -1,5 +1,5 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Running a trained model outside of a pipeline. Streams and collections of videos will have their place here."""
+"""Running a trained model outside of a pipeline: on streams and on collections of videos, as a graph, compiled."""
 
 import lazy_loader
 

@@ -9,6 +9,7 @@ What takes long to import is imported when the processes that read have begun to
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def run_with(arguments: argparse.Namespace, **options: Any) -> None:
     """Run either command; the options are of [`VideoLabeler`]."""
+    if arguments.engine == "ray" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("--engine ray has processes of its own: call it without `accelerate launch`.")
     if arguments.engine == "local":
         start_fork_server(f"{__package__}.clip_of_file")
     import torch
@@ -66,10 +69,16 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
     if arguments.num_actors is not None:
         raise ValueError("`num_actors` is for --engine ray.")
     state = PartialState(timeout=PATIENCE)
-    torch.set_num_threads(max(torch.get_num_threads() - arguments.num_workers, 1))  # those who read take the others
     labeler = VideoLabeler(arguments.model, **options, device=state.device)
     names = ("shard_size", "file_format", "retry_failed")
-    folder = label_videos(videos, arguments.output_dir, labeler, **{name: getattr(arguments, name) for name in names})
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(threads - arguments.num_workers, 1))  # those who read take the others
+    try:
+        folder = label_videos(
+            videos, arguments.output_dir, labeler, **{name: getattr(arguments, name) for name in names}
+        )
+    finally:
+        torch.set_num_threads(threads)
     if state.is_main_process:
         errors = [row["error"] is not None for row in folder.rows(["error"])]
         _tell(len(errors), sum(errors), arguments.output_dir)
@@ -82,8 +91,10 @@ def _run_with_ray(videos: Sequence[str], arguments: argparse.Namespace, options:
 
     if arguments.retry_failed or arguments.file_format != "parquet":
         raise ValueError("With --engine ray the rows are Parquet, and what failed cannot be tried again.")
-    sizes = {"num_actors": arguments.num_actors or 1, "shard_size": arguments.shard_size}
-    rows = label_with_ray(videos, arguments.output_dir, arguments.model, **sizes, **options)
+    if arguments.num_actors is not None:
+        options["num_actors"] = arguments.num_actors
+    options["shard_size"] = arguments.shard_size
+    rows = label_with_ray(videos, arguments.output_dir, arguments.model, **options)
     _tell(rows.count_rows(), rows.count_rows(filter=pc.field("error").is_valid()), arguments.output_dir)
 
 

@@ -38,6 +38,8 @@ PATIENCE = timedelta(days=30)
 class VideoLabeler:
     """Labels, or features, of videos, as a callable for engines such as Ray Data: columns in, columns out.
 
+    The model is fused, where it can be.
+
     Readers are processes of their own, which import the main script: it needs `if __name__ == "__main__":`.
 
     Args:
@@ -100,8 +102,8 @@ class VideoLabeler:
     def rows(self, groups: Sequence[Sequence[str]]) -> Generator[tuple[int, list[Row]], None, None]:
         """Rows of groups of paths, with the number of the group, as they are done.
 
-        What goes through the model together are the videos of a group, whatever is read first: rows do not depend on
-        the number of processes, to the last bit.
+        What goes through the model together are the videos of a group, whatever is read first: with as many threads,
+        rows do not depend on the number of processes.
         """
         places = [(group, i) for group, paths in enumerate(groups) for i in range(len(paths))]
         paths = [groups[group][i] for group, i in places]

@@ -57,8 +57,10 @@ def label_with_ray(
             the model and one for each reader.
         options: Of [`VideoLabeler`].
 
+    A run whose driver is lost while its cluster goes on must have ended before the next begins.
+
     Returns:
-        All rows of the folder, by now also those of earlier calls: `.to_table()`, `.to_batches()`.
+        All rows of the folder, also those of earlier calls: `.to_table()`, `.to_batches()`.
 
     Raises:
         ImportError: Without Ray.
@@ -80,17 +82,18 @@ def label_with_ray(
     folder = ResultFolder(output, {"engine": "ray", **labeler.fingerprint()}, labeler.schema)
     with folder.in_use():
         folder.bind()
-        replace_file(output / "videos.parquet", lambda file: pq.write_table(pa.table({"path": paths}), file))
+        table = pa.table({"path": pa.array(paths, pa.string())})
+        replace_file(output / "videos.parquet", lambda file: pq.write_table(table, file))
         _connect(num_actors, labeler.num_workers)
         if resources is None:
             resources = {"num_gpus": 1} if _size("GPU") else {"num_cpus": 1 + labeler.num_workers}
         _tell_if_too_small(num_actors, resources)
         with _checkpoints(output / "checkpoint"):
             # What goes through the model together are neighbours in the list
-            table = ray.data.read_parquet(str(output / "videos.parquet")).repartition(
+            parts = ray.data.read_parquet(str(output / "videos.parquet")).repartition(
                 target_num_rows_per_block=shard_size
             )
-            rows = table.map_batches(
+            rows = parts.map_batches(
                 VideoLabeler,
                 fn_constructor_args=(model,),
                 fn_constructor_kwargs=options,
@@ -110,7 +113,10 @@ def _connect(num_actors: int, num_workers: int) -> None:
         return
     try:
         ray.init("auto")
-    except ConnectionError:  # CPUs are what Ray counts: all that are asked for, or it would wait for them
+    except ConnectionError:
+        if os.environ.get("RAY_ADDRESS"):  # it is asked for, and not there
+            raise
+        # CPUs are what Ray counts: all that are asked for, or it would wait for them
         needed = num_actors * (1 + num_workers) + _OTHER_CPUS
         ray.init(num_cpus=max(os.cpu_count() or 1, needed), include_dashboard=False)
 
@@ -122,7 +128,7 @@ def _tell_if_too_small(num_actors: int, resources: dict[str, Any]) -> None:
     if cpus > _size("CPU") or gpus > _size("GPU"):
         logger.warning(
             f"{num_actors} actors need {cpus:g} CPUs and {gpus:g} GPUs; the cluster has {_size('CPU'):g} and "
-            f"{_size('GPU'):g}. Ray waits until there are more, or pass fewer `num_actors` or `resources`."
+            f"{_size('GPU'):g}. Ray starts those that fit; if none does, it waits until the cluster has grown."
         )
 
 

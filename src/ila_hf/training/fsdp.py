@@ -15,7 +15,9 @@ def unit_names(model: nn.Module) -> list[str]:
     layers = [module for module in model.modules() if isinstance(module, CLIPEncoderLayer)]
     temporal = [getattr(layer, "temporal", None) for layer in layers]
     temporal = [getattr(module, "original_module", module) for module in temporal]  # peft wraps what trains in full
-    return sorted({type(module).__name__ for module in (*layers, *temporal) if module is not None})
+    # What works within the layer is gathered with it: its own `forward` is over by then
+    units = [module for module in temporal if module is not None and not hasattr(module, "run_layer")]
+    return sorted({type(module).__name__ for module in (*layers, *units)})
 
 
 def flatten_scalars(model: nn.Module) -> list[str]:

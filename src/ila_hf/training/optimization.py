@@ -41,7 +41,7 @@ def parameter_groups(
         if not parameter.requires_grad:
             continue
         origin = "new" if model.parameter_origin(name) is None else "clip"
-        decays = parameter.ndim > 1 and "position_embedding" not in name
+        decays = parameter.ndim > 1 and not any(word in name for word in ("position_embedding", "time_positions"))
         group_name = f"{origin}, {'decay' if decays else 'no decay'}"
         group = {
             "name": group_name,
