@@ -5,14 +5,13 @@
     python benchmarks/streaming.py --report              # only the tables, of the file that is there
 
 - "frame": a causal B/32 on a clip of eight frames, and on the next frame of a stream; 400 class texts, or
-  a linear head; eager, and compiled with frozen weights.
+  a linear head.
 - "windows": the pipeline with a window of eight frames that moves by one, cut and streamed.
 - "memory": resident memory over 10 000 frames of a file, through `Stream`.
 - "accuracy": tiny models trained on the motion set with either `first_frame`; held-out top-1 on clips that are cut,
   and on the same clips in a stream, behind a still (their first frame, eight times) or behind another clip.
 """
 
-import itertools
 import json
 import resource
 from dataclasses import asdict
@@ -22,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch._inductor.config
 from cases import run_cases
 from transformers import AutoModelForVideoClassification, pipeline
 
@@ -65,20 +63,16 @@ def time_frames(rounds: int) -> dict[str, Any]:
     """A clip of eight frames beside the next frame of a stream that has seen as many."""
     found = []
     clip = torch.randn(1, 8, 3, SIZE, SIZE)
-    heads = {"texts": ILAForVideoTextClassification, "linear": ILAForVideoClassification}
-    for (head, model_class), is_compiled in itertools.product(heads.items(), (False, True)):
+    for head, model_class in {"texts": ILAForVideoTextClassification, "linear": ILAForVideoClassification}.items():
         model, cache = causal(model_class), ILACache()
-        if is_compiled:
-            torch._dynamo.reset()
-            model.compile(dynamic=False)
 
         def step(frames: torch.Tensor, cache: ILACache | None = None, model: Any = model) -> None:
-            with torch.inference_mode(), torch._inductor.config.patch(freezing=True):  # asked at the first call
+            with torch.inference_mode():
                 model(frames, cache=cache)
 
         step(clip, cache)
         steps = {"clip": lambda step=step: step(clip), "next frame": lambda s=step, c=cache: s(clip[:, :1], c)}
-        found += measure(f"{head}, compiled" if is_compiled else head, steps, rounds)
+        found += measure(head, steps, rounds)
     return {"measurements": [asdict(each) for each in found]}
 
 

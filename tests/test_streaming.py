@@ -54,6 +54,17 @@ def test_the_page_shows_what_the_script_wrote():
     assert f"from {memory[0]} to {memory[-1]} MiB" in page
 
 
+def test_what_is_said_of_labelling_is_what_the_script_wrote():
+    found = json.loads((ROOT / "benchmarks" / "results" / "label.json").read_text())
+    page = " ".join((ROOT / "docs" / "use.md").read_text().split())
+    loop, label = (row["milliseconds"] / 1000 for row in found["pipeline"]["measurements"])
+    assert f"{label:.1f} s, where a loop over the pipeline takes {loop:.1f} s" in page
+    kills = found["kills"]
+    assert kills["equal_to_an_uninterrupted_run"]
+    assert f"Killed {kills['kills']} times" in page
+    assert f"a row for every file, of which {kills['errors']} are damaged" in page
+
+
 @pytest.mark.slow
 def test_labelling_is_measured(tmp_path, monkeypatch, capsys):
     """Also that kills lose nothing, at three random moments."""
