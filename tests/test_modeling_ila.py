@@ -340,7 +340,8 @@ def test_fields_set_after_construction_are_checked():
 def test_large_features_do_not_overflow_in_half_precision(tiny_model):
     temporal = tiny_model().vision_model.encoder.layers[0].temporal.half()
     temporal.alignment.mask.peak, temporal.alignment.mask.slope = 1.0, 0.0  # masks of ones
-    outputs = temporal(torch.full((1, 2, 577, 64), 150.0, dtype=torch.half), (24, 24))
+    tokens = torch.full((1, 2, 577, 64), 150.0, dtype=torch.half)
+    outputs = temporal(tokens[:, :, 1:], tokens[:, :, :1], (24, 24))
     torch.testing.assert_close(outputs.tokens, torch.full_like(outputs.tokens, 150.0), atol=1.0, rtol=0)
 
 
