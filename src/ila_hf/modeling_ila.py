@@ -398,10 +398,10 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             check_stream(self)
             cache.check_batch(pixel_values.shape[0])
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
-        hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         if self.time_positions is not None:
-            hidden_states = self.time_positions(hidden_states)
-        hidden_states = self.pre_layrnorm(hidden_states)
+            hidden_states = self.time_positions(hidden_states.unflatten(0, pixel_values.shape[:2])).flatten(0, 1)
+        # Normed as frames: a view of them, as after every layer, so that code compiled for one layer serves the first
+        hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         with_loss = self.training or output_alignments or output_alignment_loss
         hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, cache, **kwargs)
         output = ILAVisionModelOutput(

@@ -3,9 +3,8 @@
 
 Each is written from the equations of its paper, for CLIP's layers with a class token of every frame, and fulfils the
 contract in temporal_ila.py. It is what their layers learn from other frames: not their heads, and without stochastic
-depth. Where the original starts as CLIP, a new model on a CLIP checkpoint is that CLIP: divided,
-ata, st_adapter and aim. Options are the fields of the module's `options_class`, given as `temporal_options` of the
-configuration.
+depth. Where the original starts as CLIP, a new model on a CLIP checkpoint is that CLIP: divided, ata, st_adapter and
+aim. Options are the fields of the module's `options_class`, given as `temporal_options` of the configuration.
 
 Notation as in modeling_ila.py.
 """
@@ -46,13 +45,6 @@ SYSTEMS = {
 def _require_positive(name: str, value: int) -> None:
     if value < 1:
         raise ValueError(f"`{name}` must be at least 1, got {value}.")
-
-
-# trf-ignore: TRF031 - options of a configuration, no output
-@strict
-@dataclass
-class ILANoOptions:
-    """Of modules without a choice."""
 
 
 # trf-ignore: TRF031 - options of a configuration, no output
@@ -135,13 +127,20 @@ class ILAAIMOptions(ILATimeOptions):
 
 
 class ILABaselineModule(nn.Module):
-    """What the modules of other systems share: their options."""
+    """What the modules of other systems share: their options, and that they add nothing beside `run_layer`."""
 
-    options_class: Any = ILANoOptions
+    options_class: Any = None
 
     def __init__(self, config: ILAVisionConfig):
         super().__init__()
-        self.options = self.options_class(**(config.temporal_options or {}))
+        self.options: Any = (
+            None if self.options_class is None else self.options_class(**(config.temporal_options or {}))
+        )
+
+    def forward(
+        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
+    ) -> ILATemporalOutput:
+        return ILATemporalOutput()
 
 
 class ILAAveragePooling(ILABaselineModule):
@@ -161,9 +160,9 @@ class ILAAveragePooling(ILABaselineModule):
 
 
 class ILAMessageToken(ILABaselineModule):
-    """X-CLIP's cross-frame attention: a message of every frame, m = W z_cls + b, exchanged over the frames:
+    """X-CLIP's cross-frame attention: a message of every frame, m = W z_cls + b, exchanged over the frames.
 
-    m + MHA(LN m), which joins the self-attention of its frame.
+    m + MHA(LN m) joins the self-attention of its frame.
     """
 
     def __init__(self, config: ILAVisionConfig):
@@ -226,8 +225,11 @@ class ILADividedAttention(ILABaselineModule):
     def forward(
         self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
     ) -> ILATemporalOutput:
-        residual = self.over_time(patches.transpose(1, 2)).transpose(1, 2)
-        return ILATemporalOutput(residual=torch.cat([torch.zeros_like(prefix), residual], dim=2))
+        return ILATemporalOutput(residual=torch.cat([torch.zeros_like(prefix), self.update(patches)], dim=2))
+
+    def update(self, patches: torch.Tensor) -> torch.Tensor:
+        """What is added to the patches: (B, T, N, D) -> (B, T, N, D)."""
+        return self.over_time(patches.transpose(1, 2)).transpose(1, 2)
 
 
 class ILAATAAttention(ILADividedAttention):
@@ -261,16 +263,14 @@ class ILAATAAttention(ILADividedAttention):
                 places.append(match.gather(1, places[-1]))
         return torch.stack(places, dim=1).to(patches.device)
 
-    def forward(
-        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
-    ) -> ILATemporalOutput:
+    def update(self, patches: torch.Tensor) -> torch.Tensor:
+        """Along the tubes: (B, T, N, D) -> (B, T, N, D)."""
         if torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export():
             raise ValueError('`temporal_module="ata"` cannot be exported: it solves an assignment for every pair.')
         places = self.match(patches)[..., None].expand_as(patches)
         tubes = patches.gather(2, places).transpose(1, 2)  # (B, N, T, D)
         attended = self.over_time(tubes).transpose(1, 2)
-        residual = torch.zeros_like(attended).scatter(2, places, attended)  # back where they were
-        return ILATemporalOutput(residual=torch.cat([torch.zeros_like(prefix), residual], dim=2))
+        return torch.zeros_like(attended).scatter(2, places, attended)  # back where they were
 
 
 class ILAJointAttention(ILABaselineModule):
@@ -278,11 +278,6 @@ class ILAJointAttention(ILABaselineModule):
 
     options_class = ILATimeOptions
     time_positions = "patches"
-
-    def forward(
-        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
-    ) -> ILATemporalOutput:
-        return ILATemporalOutput()
 
     def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """The layer on all frames at once: (B, T, L, D) -> (B, T, L, D)."""
@@ -298,11 +293,6 @@ class ILATemporalShift(ILABaselineModule):
     """
 
     options_class = ILAShiftOptions
-
-    def forward(
-        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
-    ) -> ILATemporalOutput:
-        return ILATemporalOutput()
 
     def shifted(self, states: torch.Tensor) -> torch.Tensor:
         """(B, T, ..., D) -> (B, T, ..., D)."""
@@ -362,11 +352,6 @@ class ILAAIMAdapters(ILABaselineModule):
         self.temporal_in = ILAAIMAdapter(*size) if self.options.before_temporal_attention else None
         self.temporal_out, self.spatial, self.joint = ILAAIMAdapter(*size), ILAAIMAdapter(*size), ILAAIMAdapter(*size)
 
-    def forward(
-        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
-    ) -> ILATemporalOutput:
-        return ILATemporalOutput()
-
     def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """The layer with adapters: (B, T, L, D) -> (B, T, L, D)."""
         tubes = layer.layer_norm1(hidden_states).transpose(1, 2)  # (B, L, T, D)
@@ -413,11 +398,6 @@ class ILASTAdapter(ILABaselineModule):
         size = (config.hidden_size, self.options.adapter_hidden_size)
         self.before_attention = ILASTAdapterBlock(*size) if self.options.before_attention else None
         self.before_mlp = ILASTAdapterBlock(*size)
-
-    def forward(
-        self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
-    ) -> ILATemporalOutput:
-        return ILATemporalOutput()
 
     def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """The layer with adapters: (B, T, L, D) -> (B, T, L, D)."""

@@ -34,7 +34,7 @@ A module in which no frame depends on later ones may say so, and then takes part
 
 where `previous` (B, 1, P + N, D) holds the tokens of the frame before the first, and in a new stream the first itself.
 
-Fields of `temporal_options` of the configuration are checked by the dataclass `options_class` of the module, if it has
+Fields of `temporal_options` of the configuration are those of the dataclass `options_class` of the module, if it has
 any. Modules of other systems are in temporal_baselines_ila.py. One of your own needs no change here:
 
 ```python
@@ -141,6 +141,10 @@ class ILAMutualInformation(ILAAligningModule):
         """Whether no frame depends on later ones, and on earlier ones only through the one before."""
         return self.pair_with_itself and self.reference_frame == "previous"
 
+    def own_masks(self, pairs: ILAPairs, grid: tuple[int, int]) -> torch.Tensor:
+        """The mask of every frame in its own pair: (B, T, h, w)."""
+        return self.alignment.mask(pairs.own(pairs.points), *grid)
+
     def forward(
         self,
         patches: torch.Tensor,
@@ -150,28 +154,28 @@ class ILAMutualInformation(ILAAligningModule):
         previous: torch.Tensor | None = None,
     ) -> ILATemporalOutput:
         pairs = self.align(patches, grid, previous)
-        outputs = {}
+        outputs, tokens = {}, []
         if with_loss:
             masks = self.alignment.mask(pairs.points, *grid)
             pooled = pairs.pool(patches, masks, mean=True)  # (B, M, 2, D)
             outputs = self.alignment_outputs(pairs, masks, pooled)
-            own_masks, tokens = pairs.own(masks), pairs.own(pooled)[:, :, None]
+        # CODEPATH: "token" in the published models, the others in rows of Table 9
+        if self.join == "token" and with_loss:
+            tokens.append(pairs.own(pooled)[:, :, None])
+        elif self.join == "token":
+            tokens.append(pool_patches(patches, self.own_masks(pairs, grid), mean=True)[:, :, None])
         else:
-            own_masks = self.alignment.mask(pairs.own(pairs.points), *grid)  # (B, T, h, w)
-            # CODEPATH: "token" in the published models, the others in rows of Table 9
-            pools = self.join == "token"
-            tokens = pool_patches(patches, own_masks, mean=True)[:, :, None] if pools else patches[:, :, :0]
-        if self.join != "token":  # the aligned features, not pooled
-            aligned = patches * own_masks.flatten(2)[..., None].to(patches.dtype)  # (B, T, N, D)
-            tokens = aligned if self.join == "concatenate" else patches[:, :, :0]
-            if self.join == "add":
+            aligned = patches * self.own_masks(pairs, grid).flatten(2)[..., None].to(patches.dtype)  # (B, T, N, D)
+            if self.join == "concatenate":
+                tokens.append(aligned)
+            else:
                 outputs["residual"] = torch.cat([torch.zeros_like(prefix), aligned], dim=2)
         if self.interaction_fc is not None:
             interaction = self.interaction_fc(pairs.interaction.amax((3, 4)))  # (B, M, C, h, w) -> (B, M, D)
             if not pairs.has_all_frames:
                 interaction = torch.cat([interaction[:, :1], interaction], dim=1)
-            tokens = torch.cat([tokens, interaction[:, :, None]], dim=2)
-        return ILATemporalOutput(tokens=tokens if tokens.shape[2] else None, **outputs)  # (B, T, A, D)
+            tokens.append(interaction[:, :, None])
+        return ILATemporalOutput(tokens=torch.cat(tokens, dim=2) if tokens else None, **outputs)  # (B, T, A, D)
 
 
 class ILAAlignedResidual(ILAAligningModule):
@@ -225,7 +229,8 @@ class ILAAlignedResidual(ILAAligningModule):
     def forward(
         self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
     ) -> ILATemporalOutput:
-        patches, class_tokens = (self.input_norm(self.input_fc(tokens)) for tokens in (patches, prefix))
+        inputs = self.input_norm(self.input_fc(torch.cat([prefix, patches], dim=2)))
+        class_tokens, patches = inputs.split([prefix.shape[2], patches.shape[2]], dim=2)
         pairs = self.align(patches, grid)
 
         # Both aligned maps of a frame are masks of the same map, so the masks are averaged, not the maps.
@@ -313,7 +318,7 @@ def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module
             f"first: ila_hf.temporal_ila.ILA_TEMPORAL_MODULES[{config.temporal_module!r}] = YourClass."
         )
     factory = ILA_TEMPORAL_MODULES[config.temporal_module]
-    if config.temporal_options and not hasattr(factory, "options_class"):
+    if config.temporal_options and getattr(factory, "options_class", None) is None:
         raise ValueError(
             f"`temporal_options` must be empty with temporal_module={config.temporal_module!r}, which has none, got "
             f"{config.temporal_options!r}."

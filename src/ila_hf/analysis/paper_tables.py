@@ -40,10 +40,10 @@ def _module(name: str, **options: Any) -> dict[str, Any]:
     return {"temporal_module": name, **({"temporal_options": options} if options else {})}
 
 
-_DIVIDED = "no reading of the original meets it; on B/16 the same module does, see Table 3"
-_ATA = "no reading of the original meets it; on B/16 the same module does, see Table 1"
-_ADDED_TO = "the paper does not say through which layers; with the convolutions of the released code it is 43.1"
-_JOINT = "no reading of the original meets it"
+_DIVIDED = "on B/16 the same module meets the figure, see Table 3"
+_ATA = "on B/16 the same module meets the figure, see Table 1"
+_ADDED_TO = "the paper does not say through which layers"
+_JOINT = "it has no weights of its own; the paper does not say what else is counted"
 
 TABLES: dict[str, list[PaperRow]] = {
     "1": [

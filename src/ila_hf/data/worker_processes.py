@@ -122,12 +122,16 @@ def _context(function: Callable[[Any], Any]) -> Any:
 
     Where there are fork servers, all are copies of a process that has only imported what the function needs.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
     while isinstance(function, partial):
         function = function.func
+    return _context_with(getattr(function, "__module__", type(function).__module__))
+
+
+def _context_with(module: str) -> Any:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([getattr(function, "__module__", type(function).__module__)])
+    context.set_forkserver_preload([module])
     return context
 
 
@@ -137,10 +141,9 @@ def start_fork_server(module: str) -> None:
     Args:
         module: Where the function is that [`map_in_processes`] will get.
     """
-    if "forkserver" in multiprocessing.get_all_start_methods():
+    if _context_with(module).get_start_method() == "forkserver":
         from multiprocessing import forkserver  # not on all systems
 
-        multiprocessing.get_context("forkserver").set_forkserver_preload([module])
         forkserver.ensure_running()
 
 
