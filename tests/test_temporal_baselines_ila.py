@@ -540,3 +540,16 @@ def test_variants_export_and_compile(tmp_path, clips):
         compiled = torch.compile(model.vision_model, fullgraph=True, backend="aot_eager")
         expected = model.vision_model(clips).last_hidden_state
         torch.testing.assert_close(compiled(clips).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_of_the_mask_of_concatenated_patches_only_zeros_are_left(clips):
+    """The first LayerNorm takes their scale away, as docs/laboratory.md says."""
+    flat = {"mask_slope": 0.0, "alignment_join": "concatenate"}
+    found = [make_model(ILAVisionModel, {**flat, "mask_peak": peak})(clips).last_hidden_state for peak in (1.0, 0.3)]
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-3)
+    added = [
+        make_model(ILAVisionModel, {**flat, "alignment_join": "add", "mask_peak": peak})(clips).last_hidden_state
+        for peak in (1.0, 0.3)
+    ]
+    assert (added[0] - added[1]).abs().max() > 0.1

@@ -7,7 +7,19 @@ import pytest
 import torch
 from conftest import make_model
 from scipy.optimize import linprog
-from transformers import CLIPVisionModel, TimesformerConfig, TimesformerModel, VideoMAEConfig, VideoMAEModel
+from transformers import (
+    CLIPVisionModel,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    TimesformerConfig,
+    TimesformerModel,
+    VideoMAEConfig,
+    VideoMAEModel,
+    XCLIPVisionConfig,
+    XCLIPVisionModel,
+)
 
 from ila_hf import ILAVisionModel
 from ila_hf.analysis import frame_distances, patches_of_frames
@@ -80,6 +92,15 @@ def test_patches_of_models():
     clip = CLIPVisionModel(clip_config(tiny_config().vision_config)).eval()
     expected = torch.stack([clip(each).last_hidden_state[:, 1:] for each in clips])
     torch.testing.assert_close(patches_of_frames(clip, clips), expected)
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    for config_class, model_class, prefix in [
+        (XCLIPVisionConfig, XCLIPVisionModel, 1),
+        (SiglipVisionConfig, SiglipVisionModel, 0),
+        (Dinov2WithRegistersConfig, Dinov2WithRegistersModel, 5),
+    ]:
+        model = model_class(config_class(**sizes, **({"num_frames": 4} if prefix == 1 else {}))).eval()
+        expected = model(clips.flatten(0, 1)).last_hidden_state[:, prefix:].unflatten(0, (2, 4))
+        torch.testing.assert_close(patches_of_frames(model, clips), expected)
     config = TimesformerConfig(
         image_size=32,
         patch_size=8,

@@ -17,7 +17,7 @@ from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, Vide
 
 from ..video_sources import is_url
 from .video_folders import VIDEO_SUFFIXES, FolderContent, look_into, split_folders
-from .video_lists import ListRow, read_list
+from .video_lists import ListRow, check_names, read_list
 
 
 NO_LABEL = -1  # of a video whose class is not known, as the Hub marks them
@@ -116,7 +116,7 @@ def load_unlabelled(
         ValueError: If it holds none.
     """
     files = find_unlabelled(source, video_root, allow_outside_root)
-    _check_names(files)
+    check_names(files, "the columns of a data set")
     features = Features({"video": Value("string"), "label": Value("int64")})
     return Dataset.from_dict({"video": files, "label": [NO_LABEL] * len(files)}, features=features)
 
@@ -148,14 +148,6 @@ def find_unlabelled(
     return list(map(str, content.videos))
 
 
-def _check_names(names: Iterable[str]) -> None:
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"The name {name!a} is no UTF-8, as the columns of a data set are: rename it.") from None
-
-
 def _load_list(
     file: Path, label_names: Sequence[str] | None, video_root: str | Path | None, allow_outside_root: bool
 ) -> Dataset:
@@ -174,7 +166,7 @@ def _is_number(label: Any) -> bool:
 
 
 def _dataset(rows: Sequence[ListRow], source: Any, label_names: Sequence[str] | None) -> Dataset:
-    _check_names(video for _, video, _ in rows)
+    check_names((video for _, video, _ in rows), "the columns of a data set")
     labels, names = _class_ids([label for _, _, label in rows], label_names, source)
     features = Features({"video": Value("string"), "label": ClassLabel(names=names)})
     return Dataset.from_dict({"video": [video for _, video, _ in rows], "label": labels}, features=features)

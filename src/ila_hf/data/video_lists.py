@@ -19,6 +19,18 @@ LIST_SUFFIXES = (".csv", ".json", ".jsonl", ".txt")
 ListRow = tuple[str, Any, Any]
 
 
+def as_text(name: str) -> str:
+    r"""A name as it can be written: bytes that are no UTF-8, which systems allow in names of files, as `\udcff`."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Raise ValueError for a name that is no UTF-8, where only such names can be held."""
+    for name in names:
+        if as_text(name) != name:
+            raise ValueError(f"The name {name!a} is no UTF-8, as {where} are: rename it.")
+
+
 def read_list(
     file: Path, video_root: str | Path | None = None, allow_outside_root: bool = False, needs_label: bool = True
 ) -> list[ListRow]:

@@ -55,6 +55,8 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
     if arguments.engine == "ray" and int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise ValueError("--engine ray has processes of its own: call it without `accelerate launch`.")
     if arguments.engine == "local":
+        if arguments.num_actors is not None:
+            raise ValueError("`num_actors` is for --engine ray.")
         start_fork_server(f"{__package__}.clip_of_file")
     import torch
     from accelerate import PartialState
@@ -66,13 +68,12 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
     if arguments.engine == "ray":
         _run_with_ray(videos, arguments, options)
         return
-    if arguments.num_actors is not None:
-        raise ValueError("`num_actors` is for --engine ray.")
     state = PartialState(timeout=PATIENCE)
     labeler = VideoLabeler(arguments.model, **options, device=state.device)
     names = ("shard_size", "file_format", "retry_failed")
     threads = torch.get_num_threads()
-    torch.set_num_threads(max(threads - arguments.num_workers, 1))  # those who read take the others
+    if state.device.type == "cpu":
+        torch.set_num_threads(max(threads - arguments.num_workers, 1))  # those who read take the others
     try:
         folder = label_videos(
             videos, arguments.output_dir, labeler, **{name: getattr(arguments, name) for name in names}

@@ -24,6 +24,7 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..checks_ila import has_plain_weights
 from ..data.video_data import find_unlabelled
+from ..data.video_lists import as_text
 from ..data.worker_processes import WorkerError, map_in_processes
 from ..pipeline_ila import ItemsAhead, best_classes, score_function
 from ..video_sources import is_url
@@ -169,11 +170,6 @@ def _digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def as_text(name: str) -> str:
-    r"""A name as it can be written: bytes that are no UTF-8, which systems allow in names of files, as `\udcff`."""
-    return name.encode(errors="backslashreplace").decode()
 
 
 def _parts(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:

@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
+from ..data.video_lists import check_names
 from ..data.whole_files import replace_file
 from ..video_sources import is_url
-from .labeling import VideoLabeler, as_text
+from .labeling import VideoLabeler
 from .result_folder import ResultFolder
 
 
@@ -74,9 +75,7 @@ def label_with_ray(
     except ImportError as error:
         raise ImportError("Clusters need Ray: pip install 'ila-hf[ray]'.") from error
     paths = list(dict.fromkeys(path if is_url(path) else os.path.abspath(path) for path in videos))
-    for path in paths:
-        if as_text(path) != path:
-            raise ValueError(f"The name {path!a} is no UTF-8, as Ray's tables are: rename it.")
+    check_names(paths, "Ray's tables")
     labeler = VideoLabeler(model, **{**options, "device": "cpu"})
     output = Path(output_dir).resolve()
     folder = ResultFolder(output, {"engine": "ray", **labeler.fingerprint()}, labeler.schema)
