@@ -4,9 +4,9 @@
     python benchmarks/compare_architectures.py --set hard    # about 40 minutes; may run beside the other
     python benchmarks/compare_architectures.py --report      # only the tables and the picture, of the runs made so far
 
-The clips are those of `ila-hf motion-videos`, easy or `--hard`, but kept in memory and not encoded. 50 % is what a bag
-of frames can reach: every class has its opposite, drawn as the same clips played backwards. Data, sizes, optimizer,
-schedule, steps and batches are the same for all; a seed sets the clips, the initial weights and the order.
+The clips are those of `ila-hf motion-videos --kind easy` or `hard`, but kept in memory and not encoded. 50 % is what a
+bag of frames can reach: every class has its opposite, drawn as the same clips played backwards. Data, sizes,
+optimizer, schedule, steps and batches are the same for all; a seed sets the clips, the initial weights and the order.
 
 - "no alignment" is CLIP's trunk with our integration transformer over the frames and our text prompt.
 - "X-CLIP" is transformers' own `XCLIPModel` of the same width, depth, heads, patches and frames: its message token
@@ -40,7 +40,8 @@ from transformers import XCLIPConfig, XCLIPModel, get_cosine_schedule_with_warmu
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ila_hf import ILAForVideoTextClassification, sample_frame_indices
-from ila_hf.demo.motion_videos import HARD_CLASSES, MOTIONS, SPLIT_STRIDE, draw_clip, draw_hard_clip, load_backgrounds
+from ila_hf.demo.drawing import load_backgrounds
+from ila_hf.demo.motion_videos import MOTION_SETS, SPLIT_STRIDE
 from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
 
 
@@ -56,7 +57,7 @@ MODELS: dict[str, dict[str, Any] | None] = {
     "paper + interaction token": {"interaction_token": True},
     "released": {"architecture": "released"},
 }
-SETS = {"easy": (draw_clip, MOTIONS), "hard": (draw_hard_clip, HARD_CLASSES)}
+SETS = ("easy", "hard")
 STEPS = {"easy": 400, "hard": 600}
 SETTINGS = ("steps", "eval_steps", "train_clips", "test_clips", "batch_size", "learning_rate", "threads")
 
@@ -107,6 +108,11 @@ def build_model(name: str, class_texts: Sequence[str]) -> nn.Module:
     else:
         model = ILAForVideoTextClassification(tiny_config(fields))
         model.set_class_texts(class_texts, tiny_tokenizer())
+    return freeze_texts(model)
+
+
+def freeze_texts(model: nn.Module) -> nn.Module:
+    """The model in training mode, its text tower frozen."""
     for parameter_name, parameter in model.named_parameters():
         if "text_model." in parameter_name or "text_projection." in parameter_name:
             parameter.requires_grad_(False)
@@ -123,7 +129,7 @@ def count_parameters(model: nn.Module) -> dict[str, int]:
 
 def make_clips(set_name: str, first: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Normalised clips (count, 8, 3, 32, 32) in half precision and their classes (count,)."""
-    draw, classes = SETS[set_name]
+    draw, classes = MOTION_SETS[set_name].draw, MOTION_SETS[set_name].classes
     processor, backgrounds = tiny_processor(tiny_config()).video_processor, load_backgrounds()
     clips, labels = [], []
     for index in tqdm(range(first, first + count), desc="Drawing clips", unit="clip", mininterval=10):
@@ -143,10 +149,10 @@ def accuracy(model: nn.Module, clips: torch.Tensor, labels: torch.Tensor) -> flo
     return round(float((predictions == labels).double().mean()), 6)
 
 
-def train(name: str, seed: int, data: dict[str, tuple], arguments: argparse.Namespace) -> tuple[dict, dict]:
-    """Train one model; returns its held-out accuracy by step and its numbers of parameters."""
-    torch.manual_seed(seed)
-    model = build_model(name, SETS[arguments.set][1])
+def train(
+    model: nn.Module, name: str, seed: int, data: dict[str, tuple], arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Train a model; returns its held-out accuracy by step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=arguments.learning_rate, weight_decay=0.01)
     schedule = get_cosine_schedule_with_warmup(optimizer, arguments.steps // 20, arguments.steps)
@@ -161,7 +167,7 @@ def train(name: str, seed: int, data: dict[str, tuple], arguments: argparse.Name
         optimizer.zero_grad()
         if step % arguments.eval_steps == 0:
             curve[str(step)] = accuracy(model, *data["test"])
-    return curve, count_parameters(model)
+    return curve
 
 
 def load_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -181,6 +187,13 @@ def load_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def write_results(file: Path, found: dict[str, Any]) -> None:
+    """Replace the file; a stop while writing loses nothing."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=2) + "\n")
+    partial.replace(file)
+
+
 def run_missing(arguments: argparse.Namespace) -> None:
     """Make the runs that the file of the set does not hold, seed by seed; each is written when it is done."""
     torch.set_num_threads(arguments.threads)
@@ -197,12 +210,12 @@ def run_missing(arguments: argparse.Namespace) -> None:
         }
         for name in missing:
             start = time.process_time()
-            curve, found["parameters"][name] = train(name, seed, data, arguments)
-            found["results"].setdefault(name, {})[str(seed)] = curve
+            torch.manual_seed(seed)
+            model = build_model(name, MOTION_SETS[arguments.set].classes)
+            found["parameters"][name] = count_parameters(model)
+            found["results"].setdefault(name, {})[str(seed)] = train(model, name, seed, data, arguments)
             found["cpu_seconds"].setdefault(name, {})[str(seed)] = round(time.process_time() - start, 1)
-            partial = file.with_suffix(".partial")
-            partial.write_text(json.dumps(found, indent=2) + "\n")
-            partial.replace(file)  # a stop while writing loses nothing
+            write_results(file, found)
 
 
 def mean_and_deviation(curves: dict[str, dict[str, float]]) -> dict[int, tuple[float, float]]:
@@ -257,7 +270,7 @@ def report(output_dir: Path) -> None:
 def main() -> None:
     """Make the missing runs, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=list(SETS), default="easy")
+    parser.add_argument("--set", choices=SETS, default="easy")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--steps", type=int, help=f"default: {STEPS}")

@@ -33,7 +33,8 @@ from read_ahead import balanced_model, write_clips
 
 from ila_hf import ILAForVideoTextClassification, ILAVideoProcessor
 from ila_hf.analysis.benchmark import Measurement, markdown_table, measure
-from ila_hf.demo.motion_videos import MOTIONS, draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import MOTIONS, draw_clip
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 

@@ -23,7 +23,8 @@ from transformers import pipeline
 
 from ila_hf import ILAConfig, ILAForVideoClassification, ILAVideoProcessor
 from ila_hf.analysis.benchmark import Measurement, machine, markdown_table, measure
-from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import draw_clip
 
 
 RESULTS = Path(__file__).parent / "results" / "read_ahead.json"

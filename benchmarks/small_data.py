@@ -26,7 +26,8 @@ from typing import Any
 import torch
 import transformers
 
-from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
+from ila_hf.demo.motion_clips import MOTIONS
+from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import save_tiny_clip
 from ila_hf.examples.run_video_classification import main as train
 

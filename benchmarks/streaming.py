@@ -35,7 +35,9 @@ from ila_hf import (
 from ila_hf.analysis.benchmark import Measurement, keep_freed_memory, markdown_table, measure
 from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
 from ila_hf.data.video_data import load_videos
-from ila_hf.demo.motion_videos import draw_clip, make_motion_videos, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import draw_clip
+from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.examples.run_video_classification import main as train
 

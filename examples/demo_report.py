@@ -12,36 +12,11 @@ from pathlib import Path
 import torch
 from transformers import pipeline
 
-from ila_hf import (
-    ILAForVideoClassification,
-    ILAForVideoTextClassification,
-    ILAVideoProcessor,
-    Stream,
-    Timeline,
-    read_video,
-)
+from ila_hf import ILAVideoProcessor, Stream, Timeline, read_video
+from ila_hf.analysis.frame_order import score_videos
 from ila_hf.analysis.visualization import visualize_video
-from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
-from ila_hf.data.video_data import load_videos
-from ila_hf.demo.motion_videos import OPPOSITES
+from ila_hf.demo.motion_clips import OPPOSITES
 from ila_hf.inference import TimelineEntry
-
-
-@torch.no_grad()
-def shuffled_accuracy(
-    model: ILAForVideoTextClassification | ILAForVideoClassification, processor: ILAVideoProcessor, videos: Path
-) -> float:
-    """Accuracy on the clips with their frames in random order: what is left is a bag of frames."""
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    dataset = VideoClips(load_videos(videos, names), ClipReader(processor, train=False))
-    generator = torch.Generator().manual_seed(0)
-    hits = []
-    for batch in torch.utils.data.DataLoader(dataset, batch_size=50, collate_fn=collate_clips):
-        clips = batch["pixel_values"]
-        order = torch.stack([torch.randperm(clips.shape[1], generator=generator) for _ in clips])
-        shuffled = clips[torch.arange(len(clips))[:, None], order]
-        hits.append(model(shuffled).logits.argmax(1) == batch["labels"])
-    return float(torch.cat(hits).float().mean())
 
 
 def make_film(processor: ILAVideoProcessor, videos: Path) -> tuple[list[torch.Tensor], list[TimelineEntry]]:
@@ -65,8 +40,9 @@ def main() -> None:
     print(f"\nHeld-out top-1: {100 * metrics['eval_top1']:.1f} %")
     classify = pipeline("video-classification", model=str(arguments.model))
     model, processor = classify.model, classify.video_processor
-    shuffled = shuffled_accuracy(model, processor, arguments.videos)
-    print(f"The same clips with their frames in random order: {100 * shuffled:.1f} % (a bag of frames: at most 50 %)")
+    scores = score_videos(str(arguments.model), str(arguments.videos), batch_size=50)
+    shuffled = 100 * scores.shuffled_top1
+    print(f"The same clips with their frames in random order: {shuffled:.1f} % (a bag of frames: at most 50 %)")
     with (arguments.model / "confusion_matrix.csv").open(newline="") as file:
         rows = {row.pop("true \\ predicted"): row for row in csv.DictReader(file)}
     print("Confusion of opposite motions (a clip of the one taken for the other):")

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from ila_hf import ILAForVideoTextClassification
-from ila_hf.demo.motion_videos import MOTIONS, draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import MOTIONS, draw_clip
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 

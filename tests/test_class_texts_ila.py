@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPTextModel
 
 from ila_hf import ILAConfig, ILAForVideoTextClassification, class_texts_ila
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_tokenizer
 
 

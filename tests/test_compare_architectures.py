@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from ila_hf.demo.motion_videos import HARD_CLASSES
+from ila_hf.demo.motion_clips import HARD_CLASSES
 
 
 MODELS = ["no alignment", "X-CLIP", "paper", "paper + interaction token", "released"]
@@ -44,9 +44,9 @@ def run(compare, monkeypatch, tmp_path):
 
 
 def test_both_sets_from_end_to_end(run, tmp_path, capsys):
-    for set_name in ("easy", "hard"):
-        found = run(set_name, seeds=[0])
-        assert list(found["results"]) == list(found["parameters"]) == MODELS
+    for set_name, models in (("easy", MODELS), ("hard", MODELS[:2])):
+        found = run(set_name, seeds=[0], models=models)
+        assert list(found["results"]) == list(found["parameters"]) == models
         for curves in found["results"].values():
             assert list(curves) == ["0"]
             assert list(curves["0"]) == ["1", "2"]
@@ -66,9 +66,9 @@ def test_both_sets_from_end_to_end(run, tmp_path, capsys):
 def test_only_missing_runs_are_made(run, compare, monkeypatch):
     made, train = [], compare.train
 
-    def watch(name, seed, data, arguments):
+    def watch(model, name, seed, data, arguments):
         made.append((seed, name))
-        return train(name, seed, data, arguments)
+        return train(model, name, seed, data, arguments)
 
     monkeypatch.setattr(compare, "train", watch)
     first = run("easy", seeds=[0, 1], models=["no alignment"])
@@ -91,10 +91,10 @@ def test_only_missing_runs_are_made(run, compare, monkeypatch):
 def test_a_stop_keeps_the_finished_runs(run, compare, monkeypatch, tmp_path):
     train = compare.train
 
-    def stop(name, *arguments):
+    def stop(model, name, *arguments):
         if name == "X-CLIP":
             raise KeyboardInterrupt
-        return train(name, *arguments)
+        return train(model, name, *arguments)
 
     monkeypatch.setattr(compare, "train", stop)
     with pytest.raises(KeyboardInterrupt):

@@ -21,7 +21,8 @@ from transformers import AutoModelForVideoClassification, AutoVideoProcessor, CL
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, VideoReadError
 from ila_hf.__main__ import main as ila_hf
-from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
+from ila_hf.demo.motion_clips import MOTIONS
+from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import save_tiny_clip, tiny_config, tiny_tokenizer
 from ila_hf.training import finetuning
 

@@ -12,7 +12,8 @@ from pages import ROOT
 from wheels import PIP, build_wheel, make_environment
 
 from ila_hf import ILAConfig, ILAForVideoTextClassification
-from ila_hf.demo.motion_videos import MOTIONS, draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import MOTIONS, draw_clip
 from ila_hf.demo.tiny import save_tiny_clip
 
 

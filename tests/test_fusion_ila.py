@@ -72,6 +72,7 @@ def test_two_linear_layers_are_one():
     torch.testing.assert_close(fuse_linear(first, second)(inputs), second(first(inputs)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_fused_models_compile_and_export(tiny_model, clips, tmp_path):
     model = tiny_model(vision={"architecture": "released", "num_hidden_layers": 1})

@@ -49,7 +49,7 @@ def refusal(tmp_path, capsys, monkeypatch):
         ("evaluate --do_predict True --model_name_or_path MODEL --output_dir out", "--do_predict needs --test_dir"),
         ("evaluate --model_name_or_path MODEL --output_dir out", "--do_eval needs --validation_dir,"),
         ("convert --checkpoint_path nope.pth --output_dir out", "There is no checkpoint 'nope.pth'."),
-        ("motion-videos --output_dir out --train 3", "The split 'train' must have 8 (one per motion) to 1000000"),
+        ("motion-videos --output_dir out --train 3", "The split 'train' must have 8 (one per class) to 1000000"),
         (
             "temporal-score --confusion_matrix m.csv --temporal_classes nope --static_classes s.txt",
             "no label file 'nope'",

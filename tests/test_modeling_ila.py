@@ -17,7 +17,7 @@ from ila_hf import (
     ILATextModel,
     ILAVisionModel,
 )
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import tiny_clip, tiny_config, tiny_tokenizer
 from ila_hf.modeling_ila import ILAQuickGELU
 

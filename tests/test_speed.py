@@ -31,6 +31,7 @@ def run(script, monkeypatch, folder, *arguments):
     return json.loads((folder / "speed.json").read_text())
 
 
+@pytest.mark.slow
 def test_all_models_are_timed_and_in_the_table(speed, tmp_path, monkeypatch, capsys):
     cases = ["b32-1", "training", "8-frames", "16-frames", "49-patches", "100-patches"]
     cases += ["types"] if importlib.util.find_spec("torchao") else []  # it needs a newer torch than the lowest

@@ -17,6 +17,7 @@ def _beside_each_other(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
 
 
+@pytest.mark.slow
 def test_the_script_measures_all_cases(tmp_path, monkeypatch, capsys):
     script = load_script("benchmarks/streaming.py")
     monkeypatch.setattr(

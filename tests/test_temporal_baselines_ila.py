@@ -36,6 +36,7 @@ MODULES = {
     "aim": ({"num_frames": T}, True),
     "aim twice": ({"num_frames": T, "before_temporal_attention": True, "joint_scale": 1.0}, True),
 }
+EXPORTED = ("shift of keys and values", "ata", "aim twice")  # in the default suite; an export takes ten seconds
 every = pytest.mark.parametrize("name", MODULES)
 
 
@@ -422,7 +423,9 @@ def test_states_attentions_and_compilation(name, clips):
     torch.testing.assert_close(compiled(clips).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
 
 
-@every
+@pytest.mark.parametrize(
+    "name", [name if name in EXPORTED else pytest.param(name, marks=pytest.mark.slow) for name in MODULES]
+)
 @torch.no_grad()
 def test_export(name, clips, tmp_path):
     model = shaken(make_model(ILAForVideoTextClassification, vision(name), num_frames=T))
@@ -526,6 +529,7 @@ def test_cards_of_variants(fields, shown, hidden):
     assert hidden not in text
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_variants_export_and_compile(tmp_path, clips):
     for fields in (

@@ -19,7 +19,7 @@ from PIL import Image
 from video_files import VIDEOS, add_audio, encode, pal, pictures, with_display_matrix
 
 from ila_hf import VideoLimits, VideoReadError, read_video
-from ila_hf.demo.motion_videos import write_video
+from ila_hf.demo.drawing import write_video
 from ila_hf.video_seeking import MisplacedFrameError, plan_runs
 from ila_hf.video_sources import VideoNotFoundError
 

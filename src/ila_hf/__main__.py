@@ -12,9 +12,10 @@ from pathlib import Path
 from . import __version__
 
 
-# sub-command -> (module, help); a module is imported only when it is asked for. It has `add_arguments` and `run`; the
-# script for training has a `main`, whose defaults of arguments are below
+# sub-command -> (module, help); a module is imported only when it is asked for. It has `add_arguments` and `run`;
+# those that take the arguments of a training have a `main`, whose defaults of arguments are below
 COMMANDS = {
+    "ablate": ("analysis.ablation", "train the rows of a table of the paper on videos of your own"),
     "benchmark": ("analysis.benchmark", "time a model beside CLIP on this machine"),
     "check": ("data.unreadable_videos", "find the videos of a data set that cannot be read"),
     "convert": ("conversion.convert_ila_checkpoint", "convert a released checkpoint"),
@@ -33,7 +34,7 @@ COMMANDS = {
 }
 
 
-DEFAULTS = {"train": {"do_train": True, "do_eval": True}, "evaluate": {"do_eval": True}}
+DEFAULTS = {"ablate": {}, "train": {"do_train": True, "do_eval": True}, "evaluate": {"do_eval": True}}
 
 
 # Functions in which the work goes on that the arguments have begun

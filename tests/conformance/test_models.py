@@ -22,7 +22,8 @@ from ila_hf import (
     ILAVisionConfig,
     ILAVisionModel,
 )
-from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import draw_clip
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 from . import upstream

@@ -24,7 +24,7 @@ from ila_hf import (
 )
 from ila_hf.__main__ import main
 from ila_hf.conversion.export_ila import OnnxStream, export_onnx, export_program, largest_difference, save_program
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.inference import inference_graph
 

@@ -13,7 +13,7 @@ import pytest
 from ila_hf.__main__ import main as ila_hf
 from ila_hf.data import unreadable_videos, worker_processes
 from ila_hf.data.unreadable_videos import UnreadableVideos, check_videos
-from ila_hf.demo.motion_videos import write_video
+from ila_hf.demo.drawing import write_video
 from ila_hf.video_sources import VideoLimits
 
 

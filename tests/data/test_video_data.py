@@ -11,7 +11,7 @@ from video_files import write_shards
 from ila_hf.data.class_labels import read_labels
 from ila_hf.data.video_data import leave_out, load_unlabelled, load_video_dataset, load_videos
 from ila_hf.data.video_folders import split_folders
-from ila_hf.demo.motion_videos import write_video
+from ila_hf.demo.drawing import write_video
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 
 from ila_hf.data import video_lengths
 from ila_hf.data.video_lengths import describe_lengths
-from ila_hf.demo.motion_videos import write_video
+from ila_hf.demo.drawing import write_video
 
 
 @pytest.fixture

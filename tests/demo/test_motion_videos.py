@@ -9,16 +9,10 @@ import pytest
 
 from ila_hf import read_video
 from ila_hf.__main__ import main
-from ila_hf.demo import motion_videos
-from ila_hf.demo.motion_videos import (
-    HARD_CLASSES,
-    MOTIONS,
-    OPPOSITES,
-    draw_clip,
-    draw_hard_clip,
-    load_backgrounds,
-    make_motion_videos,
-)
+from ila_hf.demo import motion_clips
+from ila_hf.demo.drawing import load_backgrounds
+from ila_hf.demo.motion_clips import HARD_CLASSES, MOTIONS, OPPOSITES, draw_clip, draw_hard_clip
+from ila_hf.demo.motion_videos import MOTION_SETS, make_motion_videos
 
 
 def object_track(frames):
@@ -99,13 +93,13 @@ def test_classes_of_the_hard_set():
 
 @pytest.mark.parametrize("index", range(24))
 def test_the_target_moves_as_its_class_says_and_no_other_object_does(monkeypatch, index):
-    tracks, paint = {}, motion_videos._paint
+    tracks, paint = {}, motion_clips.paint
 
     def watch(frame, shape, colour, x, y, radius):
         tracks.setdefault(f"{'red' if colour[0] > colour[2] else 'blue'} {shape}", []).append((x, y))
         return paint(frame, shape, colour, x, y, radius)
 
-    monkeypatch.setattr(motion_videos, "_paint", watch)
+    monkeypatch.setattr(motion_clips, "paint", watch)
     frames, label, fps = draw_hard_clip(index, seed=3)
     assert frames.dtype == np.uint8
     assert frames.shape[1:] == (64, 64, 3)
@@ -147,12 +141,12 @@ def test_opposites_of_the_hard_set_are_the_same_clips_played_backwards(monkeypat
 
 def test_a_bar_hides_a_part_of_the_target(monkeypatch):
     """With the target alone: how many of its pixels are seen, frame by frame, with and without the bar."""
-    monkeypatch.setattr(motion_videos, "DISTRACTORS", ())
-    bar = motion_videos._bar
+    monkeypatch.setattr(motion_clips, "DISTRACTORS", ())
+    bar = motion_clips._bar
     for index in range(16):
         seen = {}
         for opacity in (0, 1):
-            monkeypatch.setattr(motion_videos, "_bar", lambda *arguments, opacity=opacity: opacity * bar(*arguments))
+            monkeypatch.setattr(motion_clips, "_bar", lambda *arguments, opacity=opacity: opacity * bar(*arguments))
             clip = draw_hard_clip(index, seed=5)[0]
             seen[opacity] = (clip.max(-1) > 200).sum((1, 2))
         hidden = 1 - seen[1] / seen[0]
@@ -161,8 +155,8 @@ def test_a_bar_hides_a_part_of_the_target(monkeypatch):
 
 
 def test_the_camera_drifts_over_the_scene(monkeypatch):
-    monkeypatch.setattr(motion_videos, "_paint", lambda scene, *arguments: scene)
-    monkeypatch.setattr(motion_videos, "_bar", lambda *arguments: np.zeros((1, 1, 1)))
+    monkeypatch.setattr(motion_clips, "paint", lambda scene, *arguments: scene)
+    monkeypatch.setattr(motion_clips, "_bar", lambda *arguments: np.zeros((1, 1, 1)))
     drifts = []
     for index in range(16):
         frames = draw_hard_clip(index, seed=6)[0].astype(int)
@@ -213,24 +207,22 @@ def test_files(tmp_path):
         assert error < 8  # H.264 keeps half of the colour
 
 
-def test_files_of_the_hard_set(tmp_path):
-    main(
-        ["motion-videos", "--output_dir", str(tmp_path), "--train", "16", "--validation", "8", "--seed", "4", "--hard"]
-    )
+@pytest.mark.parametrize("kind", MOTION_SETS)
+def test_files_of_every_kind(tmp_path, kind):
+    counts = ["--train", "16", "--validation", "8"]
+    main(["motion-videos", "--output_dir", str(tmp_path), *counts, "--seed", "4", "--kind", kind])
     files = sorted(tmp_path.glob("*/*/*.mp4"))
     assert len(files) == 24
-    assert {path.parent.name for path in files} == {
-        f"the_{target}_moves_{way}"
-        for target in ("red_square", "blue_ring")
-        for way in ("right", "left", "down", "up")
-    }
-    backgrounds = load_backgrounds()
+    motion_set, backgrounds = MOTION_SETS[kind], load_backgrounds()
+    assert {path.parent.name for path in files} == {name.replace(" ", "_") for name in motion_set.classes}
     for path in files[::5]:
         frames, metadata = read_video(path)
-        drawn, label, fps = draw_hard_clip(int(path.stem), 4, backgrounds)
+        drawn, label, fps = motion_set.draw(int(path.stem), 4, backgrounds)
         assert path.parent.name == label.replace(" ", "_")
         assert (metadata.total_num_frames, metadata.fps) == (len(drawn), fps)
-        assert np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - drawn.astype(int)).mean() < 10
+        # H.264 keeps half of the colour, which is most of what noise is
+        error = np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - drawn.astype(int)).mean()
+        assert error < (25 if kind == "noise" else 10)
 
 
 def test_no_clip_is_in_two_splits_whatever_their_sizes(tmp_path):
@@ -251,10 +243,17 @@ def test_without_videos_for_backgrounds(monkeypatch, capsys):
 
 
 def test_too_few_clips(tmp_path):
-    with pytest.raises(ValueError, match="'train' must have 8 \\(one per motion\\) to 1000000 clips, got 4"):
+    with pytest.raises(ValueError, match="'train' must have 8 \\(one per class\\) to 1000000 clips, got 4"):
         make_motion_videos(tmp_path, {"train": 4})
     with pytest.raises(ValueError, match="'train' must have 8 \\(one per class\\) to 1000000 clips, got 7"):
-        make_motion_videos(tmp_path, {"train": 7}, hard=True)
+        make_motion_videos(tmp_path, {"train": 7}, kind="hard")
+
+
+def test_half_pairs_and_unknown_kinds(tmp_path):
+    with pytest.raises(ValueError, match="clips of 'noise' are in pairs: the split 'train' must be even, got 9"):
+        make_motion_videos(tmp_path, {"train": 9}, kind="noise")
+    with pytest.raises(ValueError, match=r"`kind` must be one of easy, hard, noise, .*, got 'soft'"):
+        make_motion_videos(tmp_path, {"train": 8}, kind="soft")
 
 
 def test_command_line():

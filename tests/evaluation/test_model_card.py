@@ -12,7 +12,7 @@ from jinja2 import meta
 from pages import run_card
 
 from ila_hf import ILAForVideoClassification, ILAVideoProcessor
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
 from ila_hf.evaluation import model_card
 from ila_hf.evaluation.model_card import (

@@ -22,7 +22,8 @@ from transformers import pipeline
 from ila_hf import ILAForVideoClassification
 from ila_hf.__main__ import main
 from ila_hf.data.video_data import load_unlabelled
-from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import draw_clip
 from ila_hf.demo.tiny import tiny_processor
 from ila_hf.inference import ResultFolder, VideoLabeler, find_videos, label_videos
 

@@ -14,7 +14,8 @@ import pytest
 from conftest import save_model
 
 from ila_hf.__main__ import main
-from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import draw_clip
 from ila_hf.inference import VideoLabeler, find_videos, label_videos, label_with_ray
 
 

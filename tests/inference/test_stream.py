@@ -11,7 +11,8 @@ from test_cache_ila import of_clips
 
 from ila_hf import ILAForVideoClassification, ILAModel, Stream, Timeline, VideoReadError, read_video
 from ila_hf.__main__ import main
-from ila_hf.demo.motion_videos import draw_clip, write_video
+from ila_hf.demo.drawing import write_video
+from ila_hf.demo.motion_clips import draw_clip
 from ila_hf.demo.tiny import tiny_processor
 from ila_hf.inference.stream import write_on
 

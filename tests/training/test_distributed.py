@@ -55,7 +55,9 @@ def in_one_process(folder, **options):
             {"vision": {"interaction_token": True}, "freeze": ["text"], "sync_batch_norm": True}, id="synchronised"
         ),
         pytest.param(
-            {"vision": {"architecture": "released"}, "freeze": [], "freeze_batch_norm": True}, id="without BatchNorm"
+            {"vision": {"architecture": "released"}, "freeze": [], "freeze_batch_norm": True},
+            id="without BatchNorm",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             {"vision": {}, "freeze": [], "freeze_batch_norm": True, "torch_compile_backend": "eager"},

@@ -15,7 +15,8 @@ from hub_server import HubServer, check_card
 from safetensors.torch import load_file
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
-from ila_hf.demo.motion_videos import MOTIONS, make_motion_videos
+from ila_hf.demo.motion_clips import MOTIONS
+from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import tiny_processor
 
 

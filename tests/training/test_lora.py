@@ -21,7 +21,7 @@ from ila_hf import (
     ILATextModel,
     ILAVisionModel,
 )
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import save_tiny_clip, tiny_processor, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.lora import lora_config

@@ -138,7 +138,10 @@ def assert_same_runs(one, other):
 
 @pytest.mark.parametrize(
     ("processes", "script"),
-    [(1, TRAINER), (1, NO_TRAINER), (2, TRAINER), pytest.param(2, NO_TRAINER, marks=pytest.mark.slow)],
+    [
+        (1, TRAINER),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, NO_TRAINER), (2, TRAINER), (2, NO_TRAINER))),
+    ],
 )
 def test_a_killed_run_resumes_exactly(data, tmp_path, script, processes):
     if processes > 1 and script == TRAINER and transformers.__version__.startswith("5.11."):
@@ -155,6 +158,7 @@ def test_a_killed_run_resumes_exactly(data, tmp_path, script, processes):
     assert_same_runs(whole, cut)
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(data, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     finish(start(command(TRAINER, data, whole)))
@@ -173,6 +177,7 @@ def test_a_kill_while_a_checkpoint_is_written_loses_only_that_one(data, tmp_path
     assert_same_runs(whole, cut)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_a_clear_error_and_a_usable_checkpoint(data, tmp_path):
     process = start(command(TRAINER, data, tmp_path / "run"))
     wait_for(tmp_path / "run" / "checkpoint-2" / "complete.json", process)

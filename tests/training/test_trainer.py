@@ -15,7 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.data.video_clips import IGNORED_LABEL, collate_clips
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 from ila_hf.training.checkpoints import what_is_missing

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from ila_hf import ILAForVideoTextClassification
 from ila_hf.data.video_clips import collate_clips
-from ila_hf.demo.motion_videos import MOTIONS
+from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 from ila_hf.training import ILATrainer, ILATrainingArguments
 

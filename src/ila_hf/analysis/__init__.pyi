@@ -1,7 +1,12 @@
+from .ablation import ablation_table as ablation_table
 from .benchmark import Measurement as Measurement
 from .benchmark import measure as measure
 from .flops import clip_flops as clip_flops
 from .flops import trunk_flops as trunk_flops
+from .frame_order import FrameOrderScores as FrameOrderScores
+from .frame_order import frame_order_scores as frame_order_scores
+from .frame_order import pair_accuracy as pair_accuracy
+from .frame_order import shuffle_frames as shuffle_frames
 from .movement import FrameDistances as FrameDistances
 from .movement import frame_distances as frame_distances
 from .movement import patches_of_frames as patches_of_frames

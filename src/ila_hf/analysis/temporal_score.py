@@ -1,5 +1,9 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""How much of a model's accuracy needs time (Table 13): the command `ila-hf temporal-score`."""
+"""How much of a model's accuracy needs time (Table 13): the command `ila-hf temporal-score`.
+
+ila-hf temporal-score --confusion_matrix M --benchmark kinetics-400     # temporal classes less static ones
+ila-hf temporal-score --model M --videos V [--pairs]                    # clips, the same with shuffled frames, pairs
+"""
 
 import argparse
 import difflib
@@ -10,6 +14,7 @@ import numpy as np
 from ..data.class_labels import read_labels
 from ..evaluation import metrics
 from ..evaluation.reports import read_confusion_matrix
+from .frame_order import score_videos
 from .temporal_classes import TEMPORAL_CLASSES
 
 
@@ -74,20 +79,40 @@ def benchmark_classes(benchmark: str, label_names: Sequence[str]) -> tuple[list[
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ila-hf temporal-score`."""
-    parser.add_argument("--confusion_matrix", required=True, help="csv that an evaluation wrote")
+    parser.add_argument("--confusion_matrix", help="csv that an evaluation wrote")
     parser.add_argument("--temporal_classes", help="text file, a class name per line")
     parser.add_argument("--static_classes", help="text file, a class name per line")
     parser.add_argument(
         "--benchmark", choices=list(TEMPORAL_CLASSES), help="instead of the two: the lists that the paper takes"
     )
+    parser.add_argument("--model", help="instead of the matrix: folder or Hub id of a model, to run on videos")
+    parser.add_argument("--videos", help="folder or list of labelled videos")
+    parser.add_argument(
+        "--pairs", action="store_true", help="videos 2 i and 2 i + 1 are a minimal pair, as `ila-hf motion-videos` has"
+    )
+    parser.add_argument("--batch_size", type=int, default=8, help="clips that the model sees at once")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf temporal-score`.
 
     Raises:
-        ValueError: For lists and a benchmark, or neither; see [`benchmark_classes`] and [`temporal_score`].
+        ValueError: For a confusion matrix and a model, or neither, and a model without videos; for lists and a
+            benchmark, or neither; see [`benchmark_classes`], [`temporal_score`] and [`score_videos`].
     """
+    of_matrix = (arguments.temporal_classes, arguments.static_classes, arguments.benchmark)
+    if (arguments.model is None) != (arguments.videos is None) or arguments.batch_size < 1:
+        raise ValueError("Pass `model` and `videos`, and a `batch_size` of at least 1.")
+    if (arguments.confusion_matrix is None) == (arguments.model is None):
+        raise ValueError("Pass `confusion_matrix`, or `model` and `videos`.")
+    if arguments.model is not None:
+        if any(value is not None for value in of_matrix):
+            raise ValueError("`temporal_classes`, `static_classes` and `benchmark` are for `confusion_matrix`.")
+        found = score_videos(arguments.model, arguments.videos, arguments.pairs, arguments.batch_size)
+        for name, value in found._asdict().items():
+            if value is not None:
+                print(f"{name}: {100 * value:.2f} %")
+        return
     matrix, names = read_confusion_matrix(arguments.confusion_matrix)
     files = (arguments.temporal_classes, arguments.static_classes)
     if (arguments.benchmark is None) != all(files) or (arguments.benchmark is not None and any(files)):

@@ -1,7 +1,11 @@
-from .motion_videos import draw_clip as draw_clip
-from .motion_videos import draw_hard_clip as draw_hard_clip
+from .drawing import write_video as write_video
+from .motion_clips import draw_clip as draw_clip
+from .motion_clips import draw_hard_clip as draw_hard_clip
+from .motion_pairs import draw_exchanged_pair as draw_exchanged_pair
+from .motion_pairs import draw_noise as draw_noise
+from .motion_pairs import draw_reversed_pair as draw_reversed_pair
+from .motion_pairs import draw_two_events as draw_two_events
 from .motion_videos import make_motion_videos as make_motion_videos
-from .motion_videos import write_video as write_video
 from .tiny import tiny_config as tiny_config
 from .tiny import tiny_processor as tiny_processor
 from .tiny import tiny_tokenizer as tiny_tokenizer

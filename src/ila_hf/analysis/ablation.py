@@ -1,0 +1,228 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""Tables of the paper on data of one's own: the command `ila-hf ablate`.
+
+ila-hf ablate 4 --output_dir outputs/table4 --seeds 3 \
+    --model_name_or_path openai/clip-vit-base-patch32 --train_dir videos/train --validation_dir videos/validation
+
+Every row is a training run with each of the seeds. Whatever `ila-hf train` takes may follow, and is the same for all
+rows. A run that is done is not made again, and one that was killed goes on where it was.
+"""
+
+import argparse
+import dataclasses
+import json
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ..configuration_ila import ILAConfig
+from ..data.whole_files import replace_file
+from ..temporal_ila import ILA_TEMPORAL_MODULES
+from ..training import ILATrainingArguments
+from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
+from ..training.finetuning import load_config
+from .frame_order import score_videos
+from .paper_tables import TABLES, PaperRow
+
+
+#: Tables whose rows are of one size and differ in what is compared
+ABLATIONS = ("4", "6", "7", "8", "9", "11", "15")
+# Of a run of its own: the seed, the folder, and going on
+_OWN = ("seed", "resume_from_checkpoint", "push_to_hub")
+_KINDS = (ModelArguments, DataArguments, ILATrainingArguments)
+# What a table shows of a run: names in the results, and headings
+COLUMNS = {"top1": "top-1", "pair_accuracy": "pairs", "shuffled_top1": "shuffled", "earth_movers": "earth mover's"}
+
+
+def mean_and_deviation(values: Sequence[float], scale: float = 1.0) -> str:
+    """Mean ± sample standard deviation over the seeds; of one seed, the value."""
+    scaled = [scale * value for value in values]
+    digits = 1 if scale == 100 else 3
+    mean = f"{statistics.fmean(scaled):.{digits}f}"
+    return mean if len(scaled) < 2 else f"{mean} ± {statistics.stdev(scaled):.{digits}f}"
+
+
+def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """A table as markdown: mean ± sample standard deviation of every row beside what the paper publishes.
+
+    Args:
+        rows: Of a table of the paper.
+        results: By name of the row and seed, what was measured: `top1` and others of `COLUMNS`, as shares or, for
+            distances, as they are. A row that is not in it, or has no seed, is shown without.
+    """
+    measured = {name for runs in results.values() for run in runs.values() for name in run}
+    shown = [name for name in COLUMNS if name in measured]
+    distances = {row.name: row.earth_movers for row in rows if row.earth_movers is not None}
+    heads = [COLUMNS[name] for name in shown] + ["seeds", "paper: top-1"]
+    heads += ["paper: earth mover's"] if distances and "earth_movers" in shown else []
+    lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for row in rows:
+        runs = list(results.get(row.name, {}).values())
+        cells = []
+        for name in shown:
+            values = [run[name] for run in runs if name in run]
+            cells.append(mean_and_deviation(values, 1.0 if name == "earth_movers" else 100.0) if values else "")
+        cells += [str(len(runs)), "" if row.top1 is None else f"{row.top1}"]
+        if distances and "earth_movers" in shown:
+            cells.append(f"{distances[row.name]}" if row.name in distances else "")
+        lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def row_config(config: ILAConfig, row: PaperRow) -> ILAConfig:
+    """The configuration of a row for a model of one's own size."""
+    changes = dict(row.vision or {})
+    options = getattr(ILA_TEMPORAL_MODULES.get(changes.get("temporal_module", "")), "options_class", None)
+    if options is not None and "num_frames" in {each.name for each in dataclasses.fields(options)}:
+        changes["temporal_options"] = {**changes.get("temporal_options", {}), "num_frames": config.num_frames}
+    vision = {**config.vision_config.to_dict(), **changes}
+    return ILAConfig.from_dict({**config.to_dict(), **(row.fields or {}), "vision_config": vision})
+
+
+class Ablation:
+    """The runs of a table in a folder: `<row>/seed-<seed>`, `ablation.json` with what was measured, `ablation.md`.
+
+    Args:
+        table: One of `ABLATIONS`.
+        output_dir: The folder.
+        arguments: Of `ila-hf train`, as words; the same for all rows.
+        order: Also score the order of the frames, see [`frame_order_scores`]; needs `--validation_dir`.
+        in_pairs: The validation videos are in minimal pairs; see [`score_videos`].
+
+    Raises:
+        ValueError: For arguments of which every run has its own, and for a folder that holds other runs.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        output_dir: str | Path,
+        arguments: Sequence[str],
+        order: bool = False,
+        in_pairs: bool = False,
+    ):
+        self.table, self.folder, self.arguments = table, Path(output_dir), list(arguments)
+        self.order, self.in_pairs = order or in_pairs, in_pairs
+        recipes = str(files("ila_hf.examples") / "configs")
+        given = given_arguments(_KINDS, self.arguments, recipes)
+        for name in _OWN:
+            if name in given:
+                raise ValueError(f"--{name} cannot be given: every run of the table has its own.")
+        defaults = {"do_train": True, "do_eval": True, "output_dir": str(output_dir)}
+        model_args, self.data, _ = parse_arguments(_KINDS, self.arguments, recipes, defaults)
+        if self.order and self.data.validation_dir is None:
+            raise ValueError("Scores of the order of frames need --validation_dir.")
+        self.config = load_config(model_args)
+        head = model_args.head or ("linear" if (model_args.config_name or "").endswith("ssv2") else None)
+        self.head = [] if head is None else ["--head", head]
+        if not given.keys() & {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}:
+            # The last epoch is evaluated, not the best: the validation videos choose nothing
+            self.arguments += ["--eval_strategy", "no", "--save_strategy", "epoch", "--save_total_limit", "2"]
+        made_with = {
+            "table": table,
+            "arguments": json.loads(json.dumps(given, default=str)),
+            "order": self.order,
+            "versions": {name: version(name) for name in ("torch", "transformers")},
+        }
+        self.file, self.table_file = self.folder / "ablation.json", self.folder / "ablation.md"
+        self.found: dict[str, Any] = {**made_with, "results": {}, "failed": {}}
+        if self.file.exists():
+            self.found = json.loads(self.file.read_text())
+            for name, value in made_with.items():
+                if self.found[name] != value:
+                    raise ValueError(
+                        f"{str(self.file)!r} holds runs with {name} {self.found[name]}, not {value}: give another "
+                        "--output_dir."
+                    )
+
+    def run(self, seeds: int) -> None:
+        """Make the runs that are missing, all rows of a seed before the next seed."""
+        for seed in range(seeds):
+            for row in TABLES[self.table]:
+                if str(seed) not in self.found["results"].get(row.name, {}):
+                    print(f"\nTable {self.table}, {row.name}, seed {seed}", flush=True)
+                    self._run(row, seed)
+                    self._write()
+
+    def _run(self, row: PaperRow, seed: int) -> None:
+        folder = self.folder / re.sub(r"[^a-z0-9]+", "-", row.name.lower()) / f"seed-{seed}"
+        row_config(self.config, row).save_pretrained(folder / "config")
+        words = [*self.arguments, *self.head, "--config_name", str(folder / "config"), "--seed", str(seed)]
+        words += ["--output_dir", str(folder), "--resume_from_checkpoint", "True"]
+        status = train(words)
+        if status != 0:
+            self.found["failed"][f"{row.name}, seed {seed}"] = status
+            return
+        metrics = json.loads((folder / "eval_results.json").read_text())
+        result = {name.removeprefix("eval_"): metrics[name] for name in ("eval_top1", "eval_top5", "eval_loss")}
+        if self.order:
+            scores = score_videos(str(folder), str(self.data.validation_dir), self.in_pairs)._asdict()
+            result |= {name: value for name, value in scores.items() if value is not None and name != "top1"}
+        self.found["results"].setdefault(row.name, {})[str(seed)] = result
+        self.found["failed"].pop(f"{row.name}, seed {seed}", None)
+
+    def _write(self) -> None:
+        for file, text in ((self.file, json.dumps(self.found, indent=2) + "\n"), (self.table_file, self.report())):
+            replace_file(file, partial(_write_text, text=text))
+
+    def report(self) -> str:
+        """The table as markdown, and how it was made."""
+        arguments = " ".join(f"--{name} {value}" for name, value in self.found["arguments"].items())
+        versions = ", ".join(f"{name} {value}" for name, value in self.found["versions"].items())
+        lines = [
+            f"# Table {self.table}",
+            ablation_table(TABLES[self.table], self.found["results"]),
+            f"Mean ± sample standard deviation over the seeds, in %. Every run: `ila-hf train {arguments}`, "
+            f"{versions}. The paper's figures are top-1 on Kinetics-400 with ViT-B/32 and 8 frames.",
+        ]
+        if self.found["failed"]:
+            lines.append(f"Failed: {'; '.join(self.found['failed'])}.")
+        return "\n\n".join(lines) + "\n"
+
+
+def _write_text(opened: BinaryIO, text: str) -> None:
+    opened.write(text.encode())
+
+
+def train(words: Sequence[str]) -> int:
+    """`ila-hf train` in a process of its own; its exit status."""
+    return subprocess.run([sys.executable, "-m", "ila_hf", "train", *words], check=False).returncode
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `ila-hf ablate`, beside those of `ila-hf train`."""
+    parser.add_argument("table", choices=ABLATIONS, help="number of the table")
+    parser.add_argument("--output_dir", required=True, help="folder of the runs, the table and the results")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of every row")
+    parser.add_argument("--order", action="store_true", help="also score clips with their frames in random order")
+    parser.add_argument("--pairs", action="store_true", help="and minimal pairs; see `ila-hf temporal-score --help`")
+
+
+def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
+    """Run `ila-hf ablate`. A row that fails does not end the others; the exit status is then 1.
+
+    Raises:
+        ValueError: As [`Ablation`] does, for fewer than one seed, and for arguments that `ila-hf train` has not.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description="Train and evaluate the rows of a table of the paper on videos of your own.",
+        epilog="Whatever `ila-hf train` takes may follow, and is the same for all rows.",
+        allow_abbrev=False,
+    )
+    add_arguments(parser)
+    given, rest = parser.parse_known_args(arguments)
+    if given.seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {given.seeds}.")
+    ablation = Ablation(given.table, given.output_dir, rest, given.order, given.pairs)
+    ablation.run(given.seeds)
+    print(f"\n{ablation.report()}")
+    if ablation.found["failed"]:
+        raise SystemExit(1)

@@ -1,0 +1,127 @@
+# Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
+"""What a model has from the order of the frames: its accuracy on shuffled ones, and on minimal pairs."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor
+
+from ..data.video_clips import IGNORED_LABEL, ClipReader, VideoClips, collate_clips, video_name
+from ..data.video_data import load_videos
+from ..evaluation.views import predict
+
+
+class FrameOrderScores(NamedTuple):
+    """Shares of clips, and of pairs, between 0 and 1.
+
+    Args:
+        top1: Of clips that are classified correctly.
+        shuffled_top1: The same with the frames of every clip in random order: what a bag of frames gives away.
+        pair_accuracy: Of minimal pairs of which both clips are; None without pairs.
+    """
+
+    top1: float
+    shuffled_top1: float
+    pair_accuracy: float | None
+
+
+def shuffle_frames(clips: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Every clip with its frames in an order of its own, all its views in the same: (B, ..., T, C, H, W)."""
+    orders = [torch.randperm(clips.shape[-4], generator=generator) for _ in clips]
+    shuffled = [clip.index_select(-4, order.to(clip.device)) for clip, order in zip(clips, orders, strict=True)]
+    return torch.stack(shuffled)
+
+
+def pair_accuracy(hits: Sequence[bool] | torch.Tensor, pairs: Sequence[int]) -> float:
+    """The share of minimal pairs of which both clips are classified correctly.
+
+    Between its two clips only what makes their class differs, as between a clip and the same played backwards.
+
+    Args:
+        hits: Whether each clip is.
+        pairs: The number of the pair of each clip.
+
+    Raises:
+        ValueError: Unless every number is that of two clips.
+    """
+    right: dict[int, list[bool]] = {}
+    for hit, pair in zip(hits, pairs, strict=True):
+        right.setdefault(int(pair), []).append(bool(hit))
+    for pair, clips in right.items():
+        if len(clips) != 2:
+            raise ValueError(f"A pair must be two clips, got {len(clips)} with the number {pair}.")
+    if not right:
+        raise ValueError("There must be at least one pair, got none.")
+    return sum(map(all, right.values())) / len(right)
+
+
+@torch.no_grad()
+def frame_order_scores(
+    model: nn.Module,
+    batches: Iterable[dict[str, torch.Tensor]],
+    pairs: Sequence[int] | None = None,
+    seed: int = 0,
+) -> FrameOrderScores:
+    """Score a model on clips, on the same with their frames in random order, and on minimal pairs.
+
+    What a model knows of motion is lost with the order: a score that stays is one of single frames (Table 13 asks the
+    same with classes that people take for temporal).
+
+    Args:
+        model: A classification model; it is set to evaluation mode.
+        batches: Of `pixel_values` (B, T, 3, H, W), or (B, V, T, 3, H, W), and `labels` (B,); -100, that of a clip that
+            could not be read, is no hit.
+        pairs: The number of the pair of each clip, in the order of the batches; see [`pair_accuracy`].
+        seed: Of the random orders.
+
+    Raises:
+        ValueError: Without clips, and as [`pair_accuracy`] does.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model.eval()
+    hits: list[bool] = []
+    shuffled_hits: list[bool] = []
+    for batch in batches:
+        clips, labels = batch["pixel_values"], batch["labels"]
+        shuffled = {"pixel_values": shuffle_frames(clips, generator), "labels": labels}
+        for found, each in ((hits, batch), (shuffled_hits, shuffled)):
+            is_hit = predict(model, each).argmax(1).cpu() == labels.cpu()
+            found += (is_hit & (labels.cpu() != IGNORED_LABEL)).tolist()
+    if not hits:
+        raise ValueError("There must be at least one clip, got none.")
+    return FrameOrderScores(
+        sum(hits) / len(hits),
+        sum(shuffled_hits) / len(shuffled_hits),
+        None if pairs is None else pair_accuracy(hits, pairs),
+    )
+
+
+def score_videos(model: str, videos: str, in_pairs: bool = False, batch_size: int = 8) -> FrameOrderScores:
+    """[`frame_order_scores`] of a saved model on labelled videos. One that cannot be read counts as wrong.
+
+    Args:
+        model: Folder or Hub id of a classification model with its video processor.
+        videos: Folder or list, see [`load_videos`].
+        in_pairs: The names of the files are numbers, of which 2 i and 2 i + 1 are a pair, as `ila-hf motion-videos`
+            makes them.
+        batch_size: Clips that the model sees at once.
+
+    Raises:
+        ValueError: For pairs whose files have other names; as [`load_videos`] and [`frame_order_scores`] do.
+    """
+    classifier = AutoModelForVideoClassification.from_pretrained(model)
+    rows = load_videos(videos, [classifier.config.id2label[i] for i in range(classifier.config.num_labels)])
+    reader = ClipReader(AutoVideoProcessor.from_pretrained(model), train=False, on_error="wrong")
+    clips = VideoClips(rows, reader)
+    pairs = None
+    if in_pairs:
+        names = [Path(video_name(video)).stem for video in clips.data["video"]]
+        for name in names:
+            if not name.isdecimal():
+                raise ValueError(f"Videos in pairs have numbers for names, such as 0000012.mp4, got {name!r}.")
+        pairs = [int(name) // 2 for name in names]
+    loader = torch.utils.data.DataLoader(clips, batch_size=batch_size, collate_fn=collate_clips)
+    return frame_order_scores(classifier, loader, pairs)

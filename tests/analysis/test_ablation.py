@@ -1,0 +1,168 @@
+"""`ila-hf ablate`: the rows of a table as training runs, what is told of them, and going on."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ila_hf import ILAConfig
+from ila_hf.__main__ import main
+from ila_hf.analysis import ablation, ablation_table
+from ila_hf.analysis.ablation import ABLATIONS, row_config
+from ila_hf.analysis.paper_tables import TABLES, PaperRow
+from ila_hf.demo.motion_videos import make_motion_videos
+from ila_hf.demo.tiny import tiny_config
+
+
+def test_table():
+    rows = [PaperRow("none", 37, 79.8, earth_movers=0.56), PaperRow("ours"), PaperRow("not run", top1=1.0)]
+    results = {
+        "none": {"0": {"top1": 0.5, "earth_movers": 0.25}, "1": {"top1": 0.6, "earth_movers": 0.35}},
+        "ours": {"0": {"top1": 0.755, "earth_movers": 0.1, "pair_accuracy": 0.5}},
+    }
+    # By hand: 50 and 60 deviate by 50**0.5 = 7.07, 0.25 and 0.35 by 0.005**0.5 = 0.0707
+    assert ablation_table(rows, results).splitlines() == [
+        "| | top-1 | pairs | earth mover's | seeds | paper: top-1 | paper: earth mover's |",
+        "|---|---|---|---|---|---|---|",
+        "| none | 55.0 ± 7.1 |  | 0.300 ± 0.071 | 2 | 79.8 | 0.56 |",
+        "| ours | 75.5 | 50.0 | 0.100 | 1 |  |  |",
+        "| not run |  |  |  | 0 | 1.0 |  |",
+    ]
+    plain = ablation_table(rows[:1], {"none": {"0": {"top1": 1.0}}}).splitlines()
+    assert plain == ["| | top-1 | seeds | paper: top-1 |", "|---|---|---|---|", "| none | 100.0 | 1 | 79.8 |"]
+
+
+@pytest.mark.parametrize("table", ABLATIONS)
+def test_a_row_changes_what_it_says_and_nothing_else(table):
+    config = tiny_config({"num_hidden_layers": 12}, num_frames=6)
+    for row in TABLES[table]:
+        changed = row_config(config, row)
+        vision = changed.vision_config.to_dict()
+        for name, value in (row.vision or {}).items():
+            assert vision[name] == value
+        options = vision["temporal_options"] or {}
+        assert options.get("num_frames", 6) == 6
+        same = vision.keys() - {*(row.vision or {}), "temporal_options"}
+        assert {name: vision[name] for name in same} == {
+            name: value for name, value in config.vision_config.to_dict().items() if name in same
+        }
+        assert changed.prompt_num_hidden_layers == (row.fields or {}).get("prompt_num_hidden_layers", 2)
+    assert config.to_dict() == tiny_config({"num_hidden_layers": 12}, num_frames=6).to_dict()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trainings that are not made: their arguments by row and seed. `of[folder name]` are their accuracies."""
+    runs = {}
+
+    def train(words):
+        named = dict(zip(words[::2], words[1::2], strict=True))
+        folder = Path(named["--output_dir"])
+        runs[folder.parent.name, named["--seed"]] = named
+        if folder.parent.name in train.fail:
+            return 3
+        top1 = 0.5 + 0.1 * len(runs)
+        (folder / "eval_results.json").write_text(
+            json.dumps({"eval_top1": top1, "eval_top5": 1.0, "eval_loss": 0.1, "eval_runtime": 3.0})
+        )
+        return 0
+
+    train.fail, train.runs = set(), runs
+    monkeypatch.setattr(ablation, "train", train)
+    return train
+
+
+@pytest.fixture
+def base(tmp_path):
+    tiny_config().save_pretrained(tmp_path / "config")
+    return ["--config_name", str(tmp_path / "config"), "--train_dir", "videos", "--num_train_epochs", "2"]
+
+
+def test_every_row_is_a_run_with_every_seed(trained, base, tmp_path, capsys):
+    output = tmp_path / "out"
+    main(["ablate", "11", "--output_dir", str(output), "--seeds", "2", *base])
+    assert list(trained.runs) == [
+        ("without-the-prompt", "0"),
+        ("with-the-prompt", "0"),
+        ("without-the-prompt", "1"),
+        ("with-the-prompt", "1"),
+    ]
+    for (row, seed), words in trained.runs.items():
+        config = ILAConfig.from_pretrained(words["--config_name"])
+        assert config.prompt_num_hidden_layers == (0 if row == "without-the-prompt" else 2)
+        assert words["--output_dir"] == str(output / row / f"seed-{seed}")
+        assert (words["--train_dir"], words["--num_train_epochs"]) == ("videos", "2")
+        assert words["--resume_from_checkpoint"] == "True"
+        assert words["--eval_strategy"] == "no"  # the last epoch counts, not the best
+    found = json.loads((output / "ablation.json").read_text())
+    assert found["results"]["with the prompt"] == {
+        "0": {"top1": 0.7, "top5": 1.0, "loss": 0.1},
+        "1": {"top1": 0.9, "top5": 1.0, "loss": 0.1},
+    }
+    report = (output / "ablation.md").read_text()
+    assert "| without the prompt | 70.0 ± 14.1 | 2 | 80.8 |" in report
+    assert "| with the prompt | 80.0 ± 14.1 | 2 | 81.3 |" in report
+    assert f"--config_name {tmp_path / 'config'} --train_dir videos --num_train_epochs 2" in report
+    assert report in capsys.readouterr().out
+    # What is there is not made again; another seed is
+    trained.runs.clear()
+    main(["ablate", "11", "--output_dir", str(output), "--seeds", "2", *base])
+    assert not trained.runs
+    main(["ablate", "11", "--output_dir", str(output), "--seeds", "3", *base])
+    assert [seed for _, seed in trained.runs] == ["2", "2"]
+    with pytest.raises(SystemExit):
+        main(["ablate", "11", "--output_dir", str(output), *base[:-1], "4"])
+    assert "holds runs with arguments" in capsys.readouterr().err
+
+
+def test_a_schedule_of_ones_own_stays(trained, base, tmp_path):
+    main(["ablate", "11", "--output_dir", str(tmp_path / "o"), "--seeds", "1", *base, "--save_strategy", "no"])
+    assert all("--eval_strategy" not in words for words in trained.runs.values())
+
+
+def test_a_row_that_fails_does_not_end_the_others(trained, base, tmp_path, capsys):
+    trained.fail.add("without-the-prompt")
+    words = ["ablate", "11", "--output_dir", str(tmp_path / "out"), "--seeds", "1", *base]
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 1
+    report = (tmp_path / "out/ablation.md").read_text()
+    assert "Failed: without the prompt, seed 0." in report
+    assert "| with the prompt | 70.0 | 1 | 81.3 |" in report
+    trained.fail.clear()
+    trained.runs.clear()
+    main(words)
+    assert list(trained.runs) == [("without-the-prompt", "0")]
+    assert "Failed" not in (tmp_path / "out/ablation.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "3"], "--seed cannot be given: every run of the table has its own"),
+        (["--push_to_hub", "True"], "--push_to_hub cannot be given"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--learning_rat", "1"], "There is no argument 'learning_rat'. Did you mean learning_rate"),
+        (["--order"], "Scores of the order of frames need --validation_dir"),
+    ],
+)
+def test_arguments_that_do_not_fit(trained, base, tmp_path, words, message, capsys):
+    with pytest.raises(SystemExit):
+        main(["ablate", "11", "--output_dir", str(tmp_path / "out"), *base, *words])
+    assert message in capsys.readouterr().err
+    assert not trained.runs
+
+
+@pytest.mark.slow
+def test_a_table_is_trained_and_scored(tmp_path):
+    make_motion_videos(tmp_path / "videos", {"train": 16, "validation": 8}, kind="reversed_pairs")
+    tiny_config().save_pretrained(tmp_path / "config")
+    words = ["ablate", "11", "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--pairs"]
+    words += ["--config_name", str(tmp_path / "config"), "--head", "linear", "--max_steps", "2", "--use_cpu", "True"]
+    words += [f"--{split}_dir={tmp_path / 'videos' / split}" for split in ("train", "validation")]
+    main(words)
+    results = json.loads((tmp_path / "out/ablation.json").read_text())["results"]
+    assert list(results) == ["without the prompt", "with the prompt"]
+    for runs in results.values():
+        assert runs["0"].keys() == {"top1", "top5", "loss", "shuffled_top1", "pair_accuracy"}
+        assert all(0 <= runs["0"][name] <= 1 for name in ("top1", "shuffled_top1", "pair_accuracy"))
