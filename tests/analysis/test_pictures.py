@@ -53,10 +53,12 @@ def test_boxes_are_where_the_mask_is_at_its_peak():
     cells, lines = draw_points(images, [(0, 1)], points, (4, 8), 0.25)
     for cell, colour, point in zip(cells, (PREVIOUS_COLOUR, CURRENT_COLOUR), points[0].tolist(), strict=True):
         x, y = ((point[0] + 1) / 2 * 7 + 0.5) * 40, ((point[1] + 1) / 2 * 3 + 0.5) * 40
-        assert box_of(cell, colour) == pytest.approx((x - 35, y - 15, x + 35, y + 15), abs=2)
+        assert box_of(cell, colour) == pytest.approx((x - 35, y - 15, x + 35, y + 15), abs=1)
     ends = [pixel_position(point, (4, 8), (160, 320)) for point in points[0]]
     assert lines == [PairLine((0, 1), (ends[0], ends[1]))]
     assert not np.asarray(images[0]).any()  # drawn on copies
+    (cell, _), _ = draw_points(images, [(0, 1)], points, (4, 8), 0)
+    assert box_of(cell, PREVIOUS_COLOUR) == pytest.approx((*ends[0], *ends[0]), abs=2)
 
 
 def test_heat_lies_over_grey():

@@ -175,9 +175,10 @@ def draw_points(
             cell = cells[pair[i]]
             draw = ImageDraw.Draw(cell)
             box = [pixel_position(both[i] + sign * radius, grid, cell.size[::-1]) for sign in (-1, 1)]
-            draw.rectangle((*box[0], *box[1]), outline=(0, 0, 0), width=max(4, cell.height // 32))
-            inner = [(x + sign, y + sign) for sign, (x, y) in zip((1, -1), box, strict=True)]
-            draw.rectangle((*inner[0], *inner[1]), outline=colour, width=max(2, cell.height // 64))
+            width = max(2, cell.height // 64)
+            outer = [(x + sign, y + sign) for sign, (x, y) in zip((-1, 1), box, strict=True)]
+            draw.rectangle((*outer[0], *outer[1]), outline=(0, 0, 0), width=width + 2)
+            draw.rectangle((*box[0], *box[1]), outline=colour, width=width)
     for pair, both in zip(frames, points, strict=True):
         previous, current = (pixel_position(both[i], grid, images[0].size[::-1]) for i in range(2))
         lines.append(PairLine(pair, (previous, current)))
