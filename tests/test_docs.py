@@ -38,7 +38,11 @@ SNIPPETS = [
     for i, snippet in enumerate(snippets(page))
 ]
 PUBLIC_MODULES = [
+    "analysis.attribution",
+    "analysis.deletion",
     "analysis.flops",
+    "analysis.pictures",
+    "analysis.rollout",
     "analysis.temporal_score",
     "analysis.visualization",
     "conversion.convert_ila_checkpoint",

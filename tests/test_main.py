@@ -56,8 +56,11 @@ def refusal(tmp_path, capsys, monkeypatch):
         ),
         ("temporal-score --confusion_matrix nope.csv --temporal_classes t --static_classes s", "'nope.csv'"),
         ("visualize --model MODEL --video nope.mp4 --output points.png", "'nope.mp4'"),
-        ("visualize --model MODEL --video clip.mp4 --output points.foo", "such as .png or .jpg, got 'points.foo'."),
-        ("visualize --model MODEL --video clip.mp4 --output points", "such as .png or .jpg, got 'points'."),
+        (
+            "visualize --model MODEL --video clip.mp4 --output points.foo",
+            "such as .png, .gif or .mp4, got 'points.foo'.",
+        ),
+        ("visualize --model MODEL --video clip.mp4 --output points", "such as .png, .gif or .mp4, got 'points'."),
         ("visualize --model ./nope --video clip.mp4 --output points.png", "There is no folder './nope'."),
         ("export --model MODEL --output_dir out --opset 11", "`opset` must be 18 to "),
         ("export --model MODEL --output_dir out", "The model has no class texts"),

@@ -30,7 +30,7 @@ COMMANDS = {
     "temporal-score": ("analysis.temporal_score", "compare the accuracy on temporal classes with that on static ones"),
     "tiny-model": ("demo.tiny", "make a tiny model to train from scratch"),
     "train": ("examples.run_video_classification", "fine-tune and evaluate a model on labelled videos"),
-    "visualize": ("analysis.visualization", "draw the interactive points on the frames of a clip"),
+    "visualize": ("analysis.visualization", "draw points, masks, features, attention or Grad-CAM of a clip"),
 }
 
 

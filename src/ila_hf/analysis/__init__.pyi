@@ -1,6 +1,14 @@
 from .ablation import ablation_table as ablation_table
+from .attribution import LayerAlignment as LayerAlignment
+from .attribution import attribution_maps as attribution_maps
+from .attribution import grad_cam as grad_cam
+from .attribution import layer_alignments as layer_alignments
+from .attribution import layer_features as layer_features
+from .attribution import principal_colours as principal_colours
 from .benchmark import Measurement as Measurement
 from .benchmark import measure as measure
+from .deletion import DeletionCheck as DeletionCheck
+from .deletion import deletion_check as deletion_check
 from .flops import clip_flops as clip_flops
 from .flops import trunk_flops as trunk_flops
 from .frame_order import FrameOrderScores as FrameOrderScores
@@ -10,6 +18,8 @@ from .frame_order import shuffle_frames as shuffle_frames
 from .movement import FrameDistances as FrameDistances
 from .movement import frame_distances as frame_distances
 from .movement import patches_of_frames as patches_of_frames
+from .pictures import ClipPictures as ClipPictures
+from .rollout import attention_rollout as attention_rollout
 from .temporal_score import temporal_score as temporal_score
-from .visualization import draw_interactive_points as draw_interactive_points
+from .visualization import draw_clip as draw_clip
 from .visualization import visualize_video as visualize_video
