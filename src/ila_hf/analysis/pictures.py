@@ -12,7 +12,7 @@ from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
-from ..demo.motion_videos import write_video
+from ..demo.drawing import write_video
 from .attribution import principal_colours
 
 
