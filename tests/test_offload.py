@@ -121,8 +121,9 @@ def test_layers_on_two_devices(tiny_model):
     for layer in encoder.layers[1:]:  # as `accelerate.dispatch_model` does
         add_hook_to_module(layer, AlignDevicesHook(execution_device="meta"))
         attach_execution_device_hook(layer, "meta")
-    last, outputs = encoder(hidden_states, (4, 4))
+    last, outputs, features = encoder(hidden_states, (4, 4), num_feature_layers=3)
     assert last.is_meta
+    assert [[each.is_meta for each in of_layer] for of_layer in features] == [[False] * 3, [True] * 3, [True] * 3]
     assert last.shape == hidden_states.shape
     assert [output.loss.is_meta for output in outputs] == [False, True, True]
 

@@ -35,6 +35,7 @@ CODE = {
     "checks_ila.py",
     "class_texts_ila.py",
     "configuration_ila.py",
+    "evl_decoder_ila.py",
     "integration_ila.py",
     "modeling_ila.py",
     "new_weights_ila.py",

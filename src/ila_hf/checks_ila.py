@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from .configuration_ila import MIN_GRID_SIZE, ILATextConfig, ILAVisionConfig
+from .configuration_ila import MIN_GRID_SIZE, ILAConfig, ILATextConfig, ILAVisionConfig
 
 
 def check_clips(pixel_values: torch.Tensor | None, config: ILAVisionConfig) -> tuple[int, int]:
@@ -57,6 +57,37 @@ def check_stream(trunk: Any) -> None:
             f"A cache needs a causal trunk. Layer {layer} is not causal (temporal_module={config.temporal_module!r}, "
             f"architecture={config.architecture!r}, first_frame={config.first_frame!r}): {advice}."
         )
+
+
+def check_feature_layers(count: int, config: ILAVisionConfig) -> None:
+    """Refuse features of more layers than the trunk has."""
+    if not 0 <= count <= config.num_hidden_layers:
+        raise ValueError(f"`num_feature_layers` must be between 0 and {config.num_hidden_layers}, got {count}.")
+
+
+def check_projections(projections: Any, temporal: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Queries and keys of an [`ILAProjections`]; refuse a layer whose temporal module has not had them taken."""
+    if projections.queries is None:
+        raise ValueError(
+            f"{type(temporal).__name__}.run_layer must pass its `kwargs` on to the attention of the layer: EVL's "
+            "decoder needs its queries and keys."
+        )
+    return projections.queries, projections.keys
+
+
+def check_integrates_streams(config: ILAConfig) -> None:
+    """Refuse to stream where the features of a video are not made frame by frame."""
+    if config.integration_module == "evl":
+        raise ValueError(
+            'A cache needs integration_module="transformer", got "evl": EVL\'s decoder sees all frames of a clip, and '
+            "each of them with the next."
+        )
+
+
+def can_stream(model: Any) -> bool:
+    """Whether a classification model can take a cache: its trunk is causal, and its integration takes frames."""
+    is_causal = layer_that_sees_later_frames(model.vision_model) is None
+    return is_causal and model.config.integration_module == "transformer"
 
 
 def layer_that_sees_later_frames(trunk: Any) -> int | None:

@@ -242,6 +242,11 @@ class ILAConfig(_OfCLIP, CLIPConfig):
         text_config, vision_config (dict or config, optional): [`ILATextConfig`] and [`ILAVisionConfig`].
         initializer_range (float, defaults to 0.02): Standard deviation of the new linear layers of prompt and head.
         num_frames (int, defaults to 8): T, the length of the temporal positions; other lengths are interpolated.
+        integration_module ("transformer" or "evl", defaults to "transformer"):
+            What makes the features of a video: the multi-frame integration of the paper (Eq. 8), or in its place EVL's
+            decoder over the last layers of the trunk (Tables 1 to 3), with any temporal module or none.
+        integration_options (dict, optional):
+            Of "evl": the fields of [`~evl_decoder_ila.ILAEVLOptions`], such as {"num_hidden_layers": 12}.
         mit_num_hidden_layers (int, defaults to 1): blocks of the multi-frame integration transformer (Eq. 8).
         prompt_num_hidden_layers (int, defaults to 2):
             Cross-attention blocks of the video-specific text prompt; 0 switches the prompt off (Table 11).
@@ -287,6 +292,8 @@ class ILAConfig(_OfCLIP, CLIPConfig):
 
     # Integration (Eq. 8)
     num_frames: int = 8
+    integration_module: Literal["transformer", "evl"] = "transformer"
+    integration_options: dict[str, Any] | None = None
     mit_num_hidden_layers: int = 1
 
     # Text prompt
@@ -322,6 +329,8 @@ class ILAConfig(_OfCLIP, CLIPConfig):
     def validate_head(self) -> None:
         """Part of the `@strict` validation: integration, prompt and loss."""
         _require(self.num_frames >= 1, "num_frames", self.num_frames, "at least 1")
+        options, allowed = self.integration_options, 'empty with integration_module="transformer", which has none'
+        _require(self.integration_module == "evl" or not options, "integration_options", options, allowed)
         _require(self.mit_num_hidden_layers >= 1, "mit_num_hidden_layers", self.mit_num_hidden_layers, "at least 1")
         layers = self.prompt_num_hidden_layers
         _require(layers >= 0, "prompt_num_hidden_layers", layers, "zero (no prompt) or positive")

@@ -18,6 +18,15 @@ from .cache_ila import ILACache
 from .configuration_ila import ILAConfig
 
 
+def interpolate_positions(positions: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """Positions of other frames than they were learned for: (1, T, E) -> (1, `num_frames`, E)."""
+    # Asking a graph of any T whether T is `num_frames` would make it one of that length; in a trace T is a tensor
+    if isinstance(num_frames, torch.Tensor) or not statically_known_true(num_frames == positions.shape[1]):
+        positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
+        positions = positions.transpose(1, 2)
+    return positions
+
+
 class ILAMultiframeIntegration(nn.Module):
     """Multi-frame integration (Eq. 8): per-frame features (B, T, E) -> video features (B, E).
 
@@ -44,12 +53,7 @@ class ILAMultiframeIntegration(nn.Module):
 
     def positions(self, num_frames: int) -> torch.Tensor:
         """Positions (1, T, E) of so many frames."""
-        positions: torch.Tensor = self.position_embedding
-        # Asking a graph of any T whether T is `num_frames` would make it one of that length; in a trace T is a tensor
-        if isinstance(num_frames, torch.Tensor) or not statically_known_true(num_frames == positions.shape[1]):
-            positions = nn.functional.interpolate(positions.transpose(1, 2), size=num_frames, mode="linear")
-            positions = positions.transpose(1, 2)
-        return positions
+        return interpolate_positions(self.position_embedding, num_frames)
 
     def forward(self, frame_features: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
         """See the class. With `lengths` (B,), clips are so many frames at the end of the T, and zeros before."""
@@ -84,6 +88,16 @@ class ILAMultiframeIntegration(nn.Module):
         return frame_features + hidden_states
 
 
+class ILAProjections:
+    """What an attention leaves behind on request: its queries and its keys of the same tokens, (B, S, E) each.
+
+    An object, because accelerate's hooks would fill a copy of a list.
+    """
+
+    queries: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
+
+
 def attend(
     module: Any,
     queries: torch.Tensor,
@@ -91,6 +105,7 @@ def attend(
     attention_mask: torch.Tensor | None = None,
     dropout: float = 0.0,
     key_value_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    projections: ILAProjections | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Attention of some tokens to others, through the attention interface of transformers.
@@ -101,6 +116,7 @@ def attend(
         context (B, R, E): Tokens that are attended to.
         attention_mask, dropout, kwargs: For the interface.
         key_value_transform: Of keys and values, each (B, R, E).
+        projections: Is given queries and keys, of self-attention: those of the first S of `context`, as projected.
 
     Returns:
         The output (B, S, E), and the weights (B, heads, S, R) where the implementation has them.
@@ -109,6 +125,8 @@ def attend(
         module.config._attn_implementation, eager_attention_forward
     )
     projected = module.q_proj(queries), module.k_proj(context), module.v_proj(context)
+    if projections is not None:
+        projections.queries, projections.keys = projected[0], projected[1][:, : queries.shape[1]]
     if key_value_transform is not None:
         projected = (projected[0], *map(key_value_transform, projected[1:]))
     # (B, S, E) -> (B, heads, S, head_dim)

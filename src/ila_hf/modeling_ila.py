@@ -48,18 +48,22 @@ from .alignment_ila import ILAMask
 from .cache_ila import ILACache
 from .checks_ila import (
     check_clips,
+    check_feature_layers,
+    check_integrates_streams,
     check_kept,
     check_labels,
     check_labels_of_clips,
     check_no_cache,
     check_pairing,
+    check_projections,
     check_stream,
     check_texts,
 )
 from .class_texts_ila import ILAClassTexts, ILAClassTextsMixin
 from .configuration_ila import ILAConfig, ILATextConfig, ILAVisionConfig
+from .evl_decoder_ila import ILAEVLDecoder, make_integration
 from .fusion_ila import ILAFusionMixin
-from .integration_ila import ILAMultiframeIntegration, ILAVideoPrompt, attend
+from .integration_ila import ILAMultiframeIntegration, ILAProjections, ILAVideoPrompt, attend
 from .new_weights_ila import ILANewWeightsMixin
 from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
@@ -78,17 +82,21 @@ class ILAAttention(CLIPAttention):
         attention_mask: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
         key_value_transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        projections: ILAProjections | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """(B·T, L, D) and (B·T, A, D) -> (B·T, L, D), and weights (B·T, heads, L, L + A) on request.
 
-        `key_value_transform` is that of a temporal module, for keys and values.
+        `key_value_transform` is that of a temporal module, for keys and values; `projections` is given queries and
+        keys, (B·T, L, D) each.
         """
-        if tokens is None and key_value_transform is None:
+        if tokens is None and key_value_transform is None and projections is None:
             return super().forward(hidden_states, attention_mask, **kwargs)
         context = hidden_states if tokens is None else torch.cat([hidden_states, tokens], dim=1)
         dropout = self.dropout if self.training else 0.0
-        return attend(self, hidden_states, context, attention_mask, dropout, key_value_transform, **kwargs)
+        return attend(
+            self, hidden_states, context, attention_mask, dropout, key_value_transform, projections, **kwargs
+        )
 
 
 class ILAQuickGELU(nn.Module):
@@ -132,16 +140,28 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         hidden_states: torch.Tensor,
         residual: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
+        with_projections: bool = False,
         **kwargs: Any,
-    ) -> torch.Tensor:
-        """(B, T, L, D), what is added to it, and the appended tokens (B, T, A, D) -> (B, T, L, D)."""
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, L, D), what is added to it, and the appended tokens (B, T, A, D) -> (B, T, L, D).
+
+        `with_projections`: -> the same, queries and keys of the attention, (B, T, L, D) each.
+        """
         inputs = hidden_states if residual is None else hidden_states + residual
         if tokens is not None:
             kwargs["tokens"] = self.layer_norm1(tokens.flatten(0, 1))
+        if with_projections:
+            kwargs["projections"] = ILAProjections()
         # CODEPATH: the temporal modules of some other systems change the layer itself
         if hasattr(self.temporal, "run_layer"):
-            return self.temporal.run_layer(self, inputs, **kwargs)
-        return super().forward(inputs.flatten(0, 1), None, **kwargs).unflatten(0, inputs.shape[:2])
+            output = self.temporal.run_layer(self, inputs, **kwargs)
+        else:
+            output = super().forward(inputs.flatten(0, 1), None, **kwargs).unflatten(0, inputs.shape[:2])
+        # CODEPATH: EVL's decoder sees how a layer compares patches, the integration of the published models does not
+        if not with_projections:
+            return output
+        queries, keys = check_projections(kwargs["projections"], self.temporal)
+        return output, queries.reshape(inputs.shape), keys.reshape(inputs.shape)
 
     def attended(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """For temporal modules: attention within frames, without the residual, (B, T, L, D) -> (B, T, L, D)."""
@@ -168,28 +188,39 @@ class ILAEncoder(nn.Module):
         grid: tuple[int, int],
         with_loss: bool = True,
         cache: ILACache | None = None,
+        num_feature_layers: int = 0,
         **kwargs: Any,
-    ) -> tuple[torch.Tensor, list[ILATemporalOutput]]:
-        """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens."""
+    ) -> tuple[torch.Tensor, list[ILATemporalOutput], list[tuple[torch.Tensor, ...]]]:
+        """Tokens (B, T, L, D) to those of the last layer, and what the temporal modules tell beside their tokens.
+
+        Also, of the last `num_feature_layers` layers, the features of [`ILAVisionModelOutput`].
+        """
         outputs, last_frames = [], {}
+        features: list[tuple[torch.Tensor, ...]] = []
         for index, layer in enumerate(self.layers):
+            with_features = index >= len(self.layers) - num_feature_layers
+            if with_features:
+                kwargs["with_projections"] = True
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
-                continue
-            prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
-            previous = ()
-            if cache is not None:
-                name = f"layers.{index}"
-                previous = (cache.previous(name, hidden_states),)
-                last_frames[name] = hidden_states[:, -1:].detach().clone()  # a view would keep all frames
-            temporal = layer.temporal(patches, prefix, grid, with_loss, *previous)
-            hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
-            # What the layer has used is not kept until the end of the trunk
-            kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
-            outputs.append(ILATemporalOutput(**kept))
+            else:
+                prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+                previous = ()
+                if cache is not None:
+                    name = f"layers.{index}"
+                    previous = (cache.previous(name, hidden_states),)
+                    last_frames[name] = hidden_states[:, -1:].detach().clone()  # a view would keep all frames
+                temporal = layer.temporal(patches, prefix, grid, with_loss, *previous)
+                hidden_states = layer(hidden_states, temporal.residual, temporal.tokens, **kwargs)
+                # What the layer has used is not kept until the end of the trunk
+                kept = {name: temporal[name] for name in temporal.keys() - {"residual", "tokens"}}
+                outputs.append(ILATemporalOutput(**kept))
+            if with_features:
+                features.append(hidden_states)
+                hidden_states = hidden_states[0]
         if cache is not None:
             cache.advance(hidden_states.shape[0], hidden_states.shape[1], last_frames)
-        return hidden_states, outputs
+        return hidden_states, outputs, features
 
 
 class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin, CLIPPreTrainedModel):
@@ -270,7 +301,7 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
         if isinstance(self, ILAForVideoClassification):
             self.config.text_config._attn_implementation = self.config._attn_implementation
         for module in self.modules():
-            if isinstance(module, ILAMultiframeIntegration):
+            if isinstance(module, ILAMultiframeIntegration | ILAEVLDecoder):
                 module.block_config._attn_implementation = self.config._attn_implementation
 
     # The configuration follows; a frame is paired with itself or not where it is computed
@@ -376,6 +407,7 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         output_alignments: bool = False,
         output_alignment_loss: bool = False,
         cache: ILACache | None = None,
+        num_feature_layers: int = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ILAVisionModelOutput:
         """Run the trunk on clips of any number of frames, or on the next frames of streams.
@@ -387,13 +419,16 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             output_alignment_loss: Also return the alignment loss, as in training. It needs masks and pooled features
                 that the layers do not.
             cache: Of the streams that these frames continue. Diagnostics then have a pair for every frame.
+            num_feature_layers: Also return `layer_features` of the last so many layers, as EVL's decoder needs them.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`.
 
         Raises:
             ValueError: For clips of another rank, channel count or data type, without frames, or too small. For a
-                cache of other streams, in training, and for a trunk that is not causal.
+                cache of other streams, in training, and for a trunk that is not causal. For features of more layers
+                than there are.
         """
         grid = check_clips(pixel_values, self.config)
+        check_feature_layers(num_feature_layers, self.config)
         if cache is not None:
             check_stream(self)
             cache.check_batch(pixel_values.shape[0])
@@ -403,7 +438,9 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         # Normed as frames: a view of them, as after every layer, so that code compiled for one layer serves the first
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         with_loss = self.training or output_alignments or output_alignment_loss
-        hidden_states, temporal = self.encoder(hidden_states, grid, with_loss, cache, **kwargs)
+        hidden_states, temporal, features = self.encoder(
+            hidden_states, grid, with_loss, cache, num_feature_layers, **kwargs
+        )
         output = ILAVisionModelOutput(
             last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0]), cache=cache
         )
@@ -415,15 +452,19 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             output.alignment_losses = losses
             for name in ("interactive_points", "alignment_masks", "mutual_information_tokens"):
                 output[name] = tuple(each[name] for each in temporal if name in each)
+        if features:
+            output.layer_features = tuple(features)
         return output
 
 
 class ILAVideoFeaturesMixin:
     """Of a model with a trunk: the features of whole clips, or of what streams have come to."""
 
+    config: Any
     vision_model: ILAVisionModel
     visual_projection: nn.Linear
-    integration: ILAMultiframeIntegration
+    integration: Any  # what `make_integration` makes; peft may wrap it
+    _no_split_modules: Any = ["CLIPEncoderLayer", "ILAEVLDecoderLayer"]  # beside those of the towers
     prompt: ILAVideoPrompt | None
 
     @can_return_tuple
@@ -444,6 +485,9 @@ class ILAVideoFeaturesMixin:
             kwargs: See [`ILAVisionModel.forward`].
         """
         check_kept(logits_to_keep, cache)
+        # CODEPATH: EVL, of Tables 1 to 3; the published models integrate frames
+        if self.config.integration_module == "evl":
+            return self._decoded_features(pixel_values, cache, **kwargs)
         outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
         frame_features = self.visual_projection(outputs.pooler_output)
         outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
@@ -451,6 +495,18 @@ class ILAVideoFeaturesMixin:
             patches = outputs["last_hidden_state"][:, :, 1:]
             outputs.patch_features = self.prompt.of_streams(patches, cache, logits_to_keep)
         return outputs
+
+    def _decoded_features(
+        self, pixel_values: torch.Tensor | None, cache: ILACache | None, **kwargs: Any
+    ) -> ILAVisionModelOutput:
+        if cache is not None:
+            check_integrates_streams(self.config)
+        count = len(self.integration.layers)
+        outputs = self.vision_model(pixel_values, num_feature_layers=count, return_dict=True, **kwargs)
+        video = self.integration(outputs["layer_features"], check_clips(pixel_values, self.config.vision_config))
+        outputs["pooler_output"] = self.visual_projection(self.vision_model.post_layernorm(video))
+        # Without the features, which are many, and used
+        return ILAVisionModelOutput(**{name: value for name, value in outputs.items() if name != "layer_features"})
 
 
 class ILAModel(ILAVideoFeaturesMixin, ILAPreTrainedModel, CLIPModel):
@@ -470,7 +526,7 @@ class ILAModel(ILAVideoFeaturesMixin, ILAPreTrainedModel, CLIPModel):
         self.visual_projection = nn.Linear(self.vision_embed_dim, self.projection_dim, bias=False)
         self.text_projection = nn.Linear(self.text_embed_dim, self.projection_dim, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
-        self.integration = ILAMultiframeIntegration(config)
+        self.integration = make_integration(config)
         # CODEPATH: the published Kinetics-400 models have a prompt; the rows without in Table 11 have none
         self.prompt = ILAVideoPrompt(config) if config.prompt_num_hidden_layers > 0 else None
         self.post_init()
@@ -683,7 +739,7 @@ class ILAForVideoClassification(ILAVideoFeaturesMixin, ILAPreTrainedModel):
         width = config.projection_dim
         self.vision_model = ILAVisionModel._from_config(config.vision_config)
         self.visual_projection = nn.Linear(config.vision_config.hidden_size, width, bias=False)
-        self.integration = ILAMultiframeIntegration(config)
+        self.integration = make_integration(config)
         self.norm = nn.LayerNorm(width, eps=config.vision_config.layer_norm_eps)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(width, config.num_labels)

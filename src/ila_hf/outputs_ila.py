@@ -51,6 +51,8 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
         cache ([`ILACache`], optional): The one that was passed. With it, the `pooler_output` of
             [`ILAVideoFeaturesMixin.get_video_features`] is (B, P, E), of the clips that end with the P frames kept.
         patch_features (B, P, N, E), optional: With a cache, from a model with a prompt: means over the same clips.
+        layer_features (tuple of tuples, optional): Of each of the last layers that were asked for, (B, T, L, D) three
+            times: its output, and the queries and keys of its attention, as projected.
     """
 
     alignment_loss: torch.Tensor | None = None
@@ -60,6 +62,7 @@ class ILAVisionModelOutput(BaseModelOutputWithPooling):
     mutual_information_tokens: tuple[torch.Tensor, ...] | None = None
     cache: ILACache | None = None
     patch_features: torch.Tensor | None = None
+    layer_features: tuple[tuple[torch.Tensor, ...], ...] | None = None
 
 
 @dataclass

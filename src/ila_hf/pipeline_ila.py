@@ -27,7 +27,7 @@ from transformers.utils import ModelOutput
 from transformers.video_utils import VideoMetadata
 
 from .cache_ila import ILACache
-from .checks_ila import check_names, layer_that_sees_later_frames
+from .checks_ila import can_stream, check_names
 from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
 from .video_processing_ila import logits_of_views
@@ -208,7 +208,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         parts = Fraction(repr(float(stride))) * num_frames / Fraction(repr(float(window)))
         if stride >= window or parts.denominator != 1 or is_dense or has_views:
             return None
-        return num_frames if layer_that_sees_later_frames(self.model.vision_model) is None else None
+        return num_frames if can_stream(self.model) else None
 
     def _cut(
         self,

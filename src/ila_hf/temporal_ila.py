@@ -22,8 +22,9 @@ A module that changes the layer itself, not only its input, runs it, in
 
     run_layer(layer, hidden_states, kwargs of the attention) -> hidden_states
 
-where (B, T, L, D) have the residual added, and `layer` is an [`ILAEncoderLayer`]. One that must tell the frames apart
-has a position of each of `options.num_frames` frames added before the first layer, to the patches or to all tokens:
+where (B, T, L, D) have the residual added, and `layer` is an [`ILAEncoderLayer`]. The kwargs are for the layer's
+attention, whose queries and keys EVL's decoder reads. One that must tell the frames apart has a position of each of
+`options.num_frames` frames added before the first layer, to the patches or to all tokens:
 
     time_positions = "patches" or "all"
 

@@ -190,3 +190,13 @@ def test_the_model_is_left_as_it_was(tiny_model, clips, kind):
         torch.testing.assert_close(fused[layer], values, atol=1e-5, rtol=1e-3)
     compiled = attribution_maps(compile_layers(model, backend="eager"), clips, kind)
     assert all(torch.equal(compiled[layer], values) for layer, values in fused.items())
+
+
+def test_grad_cam_before_the_decoder_of_evl(tiny_model, clips):
+    """Layers that also give their queries and keys away."""
+    model = tiny_model(
+        vision={"temporal_module": "none"}, integration_module="evl", integration_options={"num_hidden_layers": 1}
+    )
+    maps = grad_cam(model, clips, layer=-1)
+    assert maps.shape == (2, 8, 4, 4)
+    assert maps.max() > 0

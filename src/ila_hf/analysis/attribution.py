@@ -158,9 +158,10 @@ def grad_cam(
     index = max(len(layers) - 2, 0) if layer is None else layer_number(model, layer)
     kept = []
 
-    def cut(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        kept.append(output.detach().requires_grad_())
-        return kept[0]
+    def cut(module: Any, inputs: Any, output: Any) -> Any:
+        features, *others = output if isinstance(output, tuple) else (output,)  # with queries and keys for EVL
+        kept.append(features.detach().requires_grad_())
+        return (kept[0], *others) if others else kept[0]
 
     with observed(model), torch.enable_grad():
         with layers[index].register_forward_hook(cut):

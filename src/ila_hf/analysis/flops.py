@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPVisionConfig, CLIPVisionModel
 
 from ..configuration_ila import ILAConfig, ILAVisionConfig
+from ..evl_decoder_ila import make_integration
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAVisionModel
 from .paper_tables import TABLES, PaperRow
 
@@ -50,7 +51,8 @@ def flops_by_part(config: ILAConfig, linear: bool = False) -> dict[str, float]:
 
     Returns:
         "trunk", of which "embeddings", "attention", "MLP" and "temporal modules" are parts; "head", what comes after
-        it; and "all". What AIM computes with the layer's own attention is in the trunk, and in no part.
+        it, of which "integration" is a part; and "all". What AIM computes with the layer's own attention is in the
+        trunk, and in no part.
     """
     own = config.vision_config
     with torch.device("meta"):
@@ -69,7 +71,8 @@ def flops_by_part(config: ILAConfig, linear: bool = False) -> dict[str, float]:
     of_trunk = {key: count for key, count in counts.items() if key.startswith(name)}  # the head has MLPs, too
     parts = {part: _sum_of(word, of_trunk) for part, word in _PARTS.items()}
     trunk, whole = counts[name], counts["Global"]
-    return {"trunk": trunk, **parts, "head": whole - trunk, "all": whole}
+    integration = counts[type(model.integration).__name__]
+    return {"trunk": trunk, **parts, "head": whole - trunk, "integration": integration, "all": whole}
 
 
 def _sum_of(word: str, counts: dict[str, float]) -> float:
@@ -86,15 +89,16 @@ def _sum_of(word: str, counts: dict[str, float]) -> float:
 
 
 def parameters_by_part(config: ILAConfig) -> dict[str, float]:
-    """Parameters of the trunk, in 1e6: "trunk" and its parts, as in [`flops_by_part`]."""
+    """Parameters, in 1e6: "trunk" and its parts, and "integration", as in [`flops_by_part`]."""
     with torch.device("meta"):
         sizes = {name: each.numel() / 1e6 for name, each in ILAVisionModel(config.vision_config).named_parameters()}
+        integration = sum(each.numel() / 1e6 for each in make_integration(config).parameters())
     found = {"trunk": sum(sizes.values())}
     for part, word in _PARTS.items():
         own = [size for name, size in sizes.items() if word in name.split(".")]
         nested = [size for name, size in sizes.items() if word in name.split(".") and "temporal" in name.split(".")]
         found[part] = sum(own) - (0.0 if word == "temporal" else sum(nested))
-    return found
+    return {**found, "integration": integration}
 
 
 def table_of_model(config: ILAConfig, linear: bool = False) -> str:
@@ -107,7 +111,10 @@ def table_of_model(config: ILAConfig, linear: bool = False) -> str:
 
 
 def table_of_paper(rows: Sequence[PaperRow]) -> str:
-    """What `ila-hf flops --table` prints, as markdown: counted beside published."""
+    """What `ila-hf flops --table` prints, as markdown: counted beside published.
+
+    Parameters are those of the trunk, and of EVL's decoder, which is what EVL adds to it.
+    """
     lines = [
         "| | top-1 | published | trunk | difference | with the head | difference | parameters, 1e6 | |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -124,7 +131,9 @@ def table_of_paper(rows: Sequence[PaperRow]) -> str:
         shares = [row.name, row.top1, None if row.flops is None else f"{row.flops:g}"]
         for count, difference in zip((flops["trunk"], flops["all"]), shown, strict=True):
             shares += [f"{count:.1f}", difference]
-        shares += [f"{parameters_by_part(config)['trunk']:.1f}", note]
+        sizes = parameters_by_part(config)
+        size = sizes["trunk"] + (sizes["integration"] if config.integration_module == "evl" else 0.0)
+        shares += [f"{size:.1f}", note]
         lines.append("| " + " | ".join("" if share is None else str(share) for share in shares) + " |")
     return "\n".join(lines)
 

@@ -42,6 +42,12 @@ def _module(name: str, **options: Any) -> dict[str, Any]:
     return {"temporal_module": name, **({"temporal_options": options} if options else {})}
 
 
+def _evl(num_frames: int, **options: Any) -> dict[str, Any]:
+    """Fields of EVL, which has a linear classifier and no prompt."""
+    fields = {"integration_module": "evl", "prompt_num_hidden_layers": 0, "num_frames": num_frames}
+    return {**fields, **({"integration_options": options} if options else {})}
+
+
 _DIVIDED = "on B/16 the same module meets the figure, see Table 3"
 _ATA = "on B/16 the same module meets the figure, see Table 1"
 _ADDED_TO = "the paper does not say through which layers"
@@ -79,8 +85,16 @@ TABLES: dict[str, list[PaperRow]] = {
             fields={"num_frames": 16},
             preset="ila-large-patch14",
         ),
+        PaperRow("EVL, L/14, 16 frames", 1350, vision=_module("none"), fields=_evl(16), preset="ila-large-patch14"),
     ],
     "2": [
+        PaperRow(
+            "EVL, B/16, 16 frames, 12 layers",
+            345,
+            vision=_module("none"),
+            fields=_evl(16, num_hidden_layers=12),
+            preset="ila-base-patch16-ssv2",
+        ),
         PaperRow(
             "AIM, B/16, 8 frames",
             208,
@@ -90,6 +104,8 @@ TABLES: dict[str, list[PaperRow]] = {
     ],
     "3": [
         PaperRow("TimeSformer, B/16, 8 frames", 196, vision=_module("divided"), preset="ila-base-patch16"),
+        PaperRow("EVL, B/16, 8 frames", 150, vision=_module("none"), fields=_evl(8), preset="ila-base-patch16"),
+        PaperRow("EVL + ILA, B/16, 8 frames", 162, fields=_evl(8), preset="ila-base-patch16"),
     ],
     "4": [
         PaperRow("none", 37, 79.8, _module("none"), earth_movers=0.56),

@@ -239,6 +239,7 @@ class _Run:
             "architecture": vision.architecture,
             "temporal_module": None if is_plain else escape_markdown(vision.temporal_module),
             "temporal_system": SYSTEMS.get(vision.temporal_module),
+            "has_evl_decoder": self.config.integration_module == "evl",
             "has_interaction_token": vision.aligns and vision.interaction_token,
             "is_causal": vision.aligns and vision.first_frame == "self" and vision.reference_frame == "previous",
             "join": vision.alignment_join,
@@ -269,12 +270,15 @@ class _Run:
         changed = tuple(name for name, default in rare.items() if getattr(vision, name) != default)
         of_alignment = (*always, *changed) if vision.aligns else ()
         options = vision.temporal_options or {}
+        has_decoder, of_decoder = self.config.integration_module == "evl", self.config.integration_options or {}
         rows = {
             "temporal_module": vision.temporal_module,
             **{f"temporal_options.{name}": value for name, value in options.items()},
             "alignment_layers": "all" if layers is None else ", ".join(map(str, layers)) or "none",
             **{name: getattr(vision, name) for name in of_alignment},
             "backbone": backbone_name(self.config),
+            **({"integration_module": self.config.integration_module} if has_decoder else {}),
+            **{f"integration_options.{name}": value for name, value in of_decoder.items()},
             "head": text if self.has_text else "linear",
             "parameters": f"{self.model.num_parameters():,}",
         }

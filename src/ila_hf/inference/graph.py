@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..cache_ila import ILACache
-from ..checks_ila import check_plain_weights, check_stream
+from ..checks_ila import check_integrates_streams, check_plain_weights, check_stream
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAPreTrainedModel, ILAVisionModel
 
 
@@ -64,6 +64,7 @@ class ILAStreamGraph(nn.Module):
 
     def __init__(self, classifier: ILAClassifierGraph, num_frames: int):
         super().__init__()
+        check_integrates_streams(classifier.model.config)
         check_stream(classifier.model.vision_model)
         self.classifier, self.num_frames = classifier, num_frames
 

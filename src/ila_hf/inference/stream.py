@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..cache_ila import ILACache
-from ..checks_ila import check_stream
+from ..checks_ila import check_integrates_streams, check_stream
 from ..pipeline_ila import best_classes, score_function
 from ..video_sources import VideoReadError
 from .live_video import LiveFrame, is_live, live_frames, to_frame
@@ -80,6 +80,7 @@ class Stream:
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         self.model = model.eval()
+        check_integrates_streams(model.config)
         check_stream(model.vision_model)
         self.processor = getattr(processor, "video_processor", processor)
         self.frames_per_second, self.top_k, self.chunk_size = frames_per_second, top_k, chunk_size

@@ -6,13 +6,15 @@ from torch import nn
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.trainer_utils import unwrap_peft_model
 
+from ..evl_decoder_ila import ILAEVLDecoderLayer
+
 
 def unit_names(model: nn.Module) -> list[str]:
     """Names of the classes that FSDP gathers one at a time: layers, and temporal modules, called outside of theirs.
 
     Embeddings are none: accelerate, which makes one of the tokens' embedding, fails where it is inside of another.
     """
-    layers = [module for module in model.modules() if isinstance(module, CLIPEncoderLayer)]
+    layers = [module for module in model.modules() if isinstance(module, CLIPEncoderLayer | ILAEVLDecoderLayer)]
     temporal = [getattr(layer, "temporal", None) for layer in layers]
     temporal = [getattr(module, "original_module", module) for module in temporal]  # peft wraps what trains in full
     # What works within the layer is gathered with it: its own `forward` is over by then
