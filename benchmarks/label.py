@@ -6,7 +6,8 @@
 
 - "pipeline": 2 000 small files, of which 100 are damaged, by a tiny model, with two processes that read; beside a loop
   over the pipeline, which passes over bad files, with one, and the same batches.
-- "processes": a model that takes as long as reading a clip of 1280 pixels, one process and two, with one thread each.
+- "processes": a model that takes as long as reading a clip of 1280 pixels; one process on one core, which is all that
+  it and the process that reads for it get, and two processes on two.
 - "kills": the first again, killed with SIGKILL at 20 random moments, most of them while files are read, then run to
   the end: whether every file is there once, and its row as in a run that was left alone.
 """
@@ -40,7 +41,7 @@ from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 RESULTS = Path(__file__).parent / "results" / "label.json"
 FILES, DAMAGED, KILLS = 2000, 100, 20
-LARGE_FILES = 60
+LARGE_FILES, COPIES = 60, 4
 
 
 def write_small_files(folder: Path) -> None:
@@ -71,11 +72,17 @@ def label(folder: Path, videos: str, *arguments: str, processes: int = 1) -> lis
     return [*words, "--videos", str(folder / videos), "--output_dir", str(folder / "labels"), *arguments]
 
 
-def run_command(folder: Path, command: list[str], threads: int | None = None) -> None:
-    """In a folder that is empty before."""
+def run_command(folder: Path, command: list[str], cores: int | None = None) -> None:
+    """In a folder that is empty before; on so many cores, with a thread each."""
     shutil.rmtree(folder / "labels", ignore_errors=True)
-    environment = os.environ | ({} if threads is None else {"OMP_NUM_THREADS": str(threads)})
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    environment, own = os.environ.copy(), os.sched_getaffinity(0)
+    if cores is not None:
+        environment["OMP_NUM_THREADS"] = "1"
+        os.sched_setaffinity(0, sorted(own)[:cores])  # children inherit it
+    try:
+        subprocess.run(command, check=True, capture_output=True, env=environment)
+    finally:
+        os.sched_setaffinity(0, own)
 
 
 def loop_over_pipeline(folder: Path) -> None:
@@ -98,24 +105,28 @@ def compare_with_pipeline(folder: Path, rounds: int) -> dict[str, Any]:
         "loop over the pipeline": functools.partial(loop_over_pipeline, folder),
         "label": functools.partial(run_command, folder, label(folder, "videos", "--num_workers", "2")),
     }
-    return {"measurements": [asdict(each) for each in measure(f"{FILES} files", steps, rounds)]}
+    return {"measurements": [asdict(each) for each in measure(f"{FILES} files", steps, rounds, warm_up=0)]}
 
 
 def compare_processes(folder: Path, rounds: int) -> dict[str, Any]:
-    """One process and two, each with a thread for the model and a worker that reads."""
+    """One process and two, each with a core for the model and a worker that reads."""
     (folder / "large").mkdir()
     torch.set_num_threads(1)
     files = write_clips(folder / "large", LARGE_FILES)
+    for file in map(Path, files):
+        for copy in range(1, COPIES):
+            file.with_stem(f"{file.stem}_{copy}").hardlink_to(file)
     processor = ILAVideoProcessor(size={"shortest_edge": 256}, crop_size={"height": 224, "width": 224})
     model = balanced_model(processor, files[0])
     model.save_pretrained(folder / "model")
     processor.save_pretrained(folder / "model")
     shard = ("--shard_size", str(LARGE_FILES // 6), "--batch_size", "2")
     steps = {
-        name: functools.partial(run_command, folder, label(folder, "large", *shard, processes=count), 1)
+        name: functools.partial(run_command, folder, label(folder, "large", *shard, processes=count), count)
         for name, count in {"one process": 1, "two processes": 2}.items()
     }
-    return {"measurements": [asdict(each) for each in measure(f"{LARGE_FILES} files", steps, rounds)]}
+    count = LARGE_FILES * COPIES
+    return {"measurements": [asdict(each) for each in measure(f"{count} files", steps, rounds, warm_up=0)]}
 
 
 def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:

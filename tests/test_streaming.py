@@ -70,7 +70,7 @@ def test_what_is_said_of_labelling_is_what_the_script_wrote():
 def test_labelling_is_measured(tmp_path, monkeypatch, capsys):
     """Also that kills lose nothing, at three random moments."""
     script = load_script("benchmarks/label.py")
-    for name, value in {"FILES": 40, "DAMAGED": 4, "KILLS": 3, "LARGE_FILES": 6}.items():
+    for name, value in {"FILES": 40, "DAMAGED": 4, "KILLS": 3, "LARGE_FILES": 6, "COPIES": 2}.items():
         monkeypatch.setattr(script, name, value)
     file = tmp_path / "found.json"
     monkeypatch.setattr("sys.argv", ["label.py", "--rounds", "2", "--output_file", str(file)])

@@ -41,9 +41,16 @@ def test_the_lists_of_the_paper(tmp_path, capsys):
         for ids in (classes.temporal, classes.static):
             assert list(ids) == sorted(set(ids))
             assert ids[-1] < classes.num_classes
+    kinetics = TEMPORAL_CLASSES["kinetics-400"]
+    assert len(kinetics.names) == 32
+    assert list(kinetics.names) == sorted(kinetics.names)
     names = [f"class {i:03}" for i in range(400)]
+    with pytest.raises(ValueError, match="Class 30 of kinetics-400 is 'bouncing on trampoline', .* 'class 030'"):
+        benchmark_classes("kinetics-400", names)
+    for i, name in zip(kinetics.temporal, kinetics.names, strict=True):
+        names[i] = name.replace(" ", "_").capitalize()
     temporal, static = benchmark_classes("kinetics-400", names)
-    assert (temporal[0], static[-1]) == ("class 030", "class 398")
+    assert (temporal[0], static[-1]) == ("Bouncing_on_trampoline", "class 398")
     assert not set(temporal) & set(static)
     somethings = benchmark_classes("something-something-v1", names[:174])
     assert all("class 063" not in each and len(each) == 17 for each in somethings)

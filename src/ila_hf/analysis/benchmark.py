@@ -165,7 +165,11 @@ def keep_freed_memory() -> None:
 
 
 def measure(
-    case: str, steps: dict[str, Callable[[], Any]], rounds: int, seconds: float | None = None
+    case: str,
+    steps: dict[str, Callable[[], Any]],
+    rounds: int,
+    seconds: float | None = None,
+    warm_up: int = WARM_UP_ROUNDS,
 ) -> list[Measurement]:
     """Time steps in turn; the first is the reference.
 
@@ -174,8 +178,9 @@ def measure(
         steps: What is timed, by name.
         rounds: How often each step is timed.
         seconds: Begin no further round after this time, but for three.
+        warm_up: Rounds before that are not timed; whole programs need none.
     """
-    for _ in range(WARM_UP_ROUNDS):
+    for _ in range(warm_up):
         for step in steps.values():
             step()
     taken: dict[str, list[float]] = {name: [] for name in steps}

@@ -15,11 +15,13 @@ class TemporalClasses(NamedTuple):
         num_classes: Of the data set.
         temporal: Not recognised once the frames are shuffled.
         static: Recognised all the same.
+        names: Of the temporal ones, where they are known: they show whether a list is in the order of the ids.
     """
 
     num_classes: int
     temporal: tuple[int, ...]
     static: tuple[int, ...]
+    names: tuple[str, ...] = ()
 
 
 TEMPORAL_CLASSES = {
@@ -32,6 +34,40 @@ TEMPORAL_CLASSES = {
         static=(
             *(18, 20, 23, 26, 53, 57, 80, 88, 91, 95, 99, 113, 126, 139, 181, 182),
             *(183, 186, 200, 201, 210, 218, 226, 227, 255, 268, 298, 354, 366, 388, 397, 398),
+        ),
+        names=(
+            "bouncing on trampoline",
+            "breakdancing",
+            "busking",
+            "cartwheeling",
+            "cleaning shoes",
+            "country line dancing",
+            "drop kicking",
+            "gymnastics tumbling",
+            "hammer throw",
+            "high kick",
+            "jumpstyle dancing",
+            "kitesurfing",
+            "parasailing",
+            "playing cards",
+            "playing cymbals",
+            "playing drums",
+            "playing ice hockey",
+            "robot dancing",
+            "shining shoes",
+            "shuffling cards",
+            "side kick",
+            "ski jumping",
+            "skiing (not slalom or crosscountry)",
+            "skiing crosscountry",
+            "skiing slalom",
+            "snowboarding",
+            "somersaulting",
+            "tap dancing",
+            "throwing ball",
+            "throwing discus",
+            "vault",
+            "wrestling",
         ),
     ),
     # Class 63 is in both lists, as in the source; a score leaves it out

@@ -67,11 +67,14 @@ def benchmark_classes(benchmark: str, label_names: Sequence[str]) -> tuple[list[
         label_names: All classes, in the order of their ids: for Kinetics-400 the alphabetical one.
 
     Raises:
-        ValueError: For another number of classes.
+        ValueError: For another number of classes, and for another order.
     """
     classes = TEMPORAL_CLASSES[benchmark]
     if len(label_names) != classes.num_classes:
         raise ValueError(f"{benchmark} has {classes.num_classes} classes, the confusion matrix {len(label_names)}.")
+    for i, name in zip(classes.temporal, classes.names, strict=False):  # those of Something-Something have none here
+        if label_names[i].replace("_", " ").lower() != name:
+            raise ValueError(f"Class {i} of {benchmark} is {name!r}, that of the confusion matrix {label_names[i]!r}.")
     both = set(classes.temporal) & set(classes.static)
     temporal, static = ([label_names[i] for i in ids if i not in both] for ids in (classes.temporal, classes.static))
     return temporal, static

@@ -1,0 +1,76 @@
+"""The tables of the paper on motion videos: the script, and the page that shows what it wrote."""
+
+import json
+import sys
+
+import pytest
+import torch
+from pages import ROOT, load_script
+
+from ila_hf.analysis.paper_tables import TABLES
+
+
+@pytest.fixture
+def script(monkeypatch):
+    threads = torch.get_num_threads()
+    module = load_script("benchmarks/ablations.py")
+    monkeypatch.setitem(module.make_clips.__globals__, "load_backgrounds", list)
+    yield module
+    torch.set_num_threads(threads)
+
+
+def run(script, monkeypatch, folder, *words):
+    small = ["--steps", "2", "--eval_steps", "1", "--train_clips", "8", "--test_clips", "8", "--batch_size", "8"]
+    monkeypatch.setattr(sys, "argv", ["ablations.py", *small, "--output_dir", str(folder), *words])
+    script.main()
+
+
+def test_rows_are_trained_and_scored_once(script, monkeypatch, tmp_path, capsys):
+    words = ["--set", "two_events", "--seeds", "0", "--tables", "9"]
+    run(script, monkeypatch, tmp_path, *words)
+    file = tmp_path / "ablations_two_events.json"
+    found = json.loads(file.read_text())
+    assert list(found["results"]) == [script.run_name(row) for row in TABLES["9"]]
+    for runs in found["results"].values():
+        (measured,) = runs.values()
+        assert list(measured["curve"]) == ["1", "2"]
+        assert measured["top1"] == measured["curve"]["2"]  # of a set in pairs: the same clips
+        assert 0 <= measured["pair_accuracy"] <= measured["top1"]
+        assert 0 < measured["earth_movers"] <= measured["in_place"]
+    printed = capsys.readouterr().out
+    assert "two_events, Table 9" in printed
+    # The row of ILA itself is in other tables, too, and is not trained again
+    assert "| adjacent frame |" in printed
+    run(script, monkeypatch, tmp_path, *words)
+    assert json.loads(file.read_text()) == found
+    with pytest.raises(ValueError, match="holds runs with batch_size=8, not 4"):
+        run(script, monkeypatch, tmp_path, *words, "--batch_size", "4")
+
+
+def test_partners_of_clips(script):
+    clips, labels = torch.arange(24.0).view(4, 6), torch.tensor([0, 3, 4, 7])
+    both, of_both, pairs = script.with_partners("easy", clips, labels)
+    assert torch.equal(both[4:], clips.flip(1))
+    assert of_both.tolist() == [0, 3, 4, 7, 1, 2, 5, 6]  # the opposite motions
+    assert pairs.tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    same, of_same, pairs = script.with_partners("noise", clips, labels)
+    assert same is clips
+    assert of_same is labels
+    assert pairs.tolist() == [0, 0, 1, 1]
+
+
+def test_the_page_shows_what_the_script_wrote(script):
+    page = (ROOT / "docs" / "ablations.md").read_text()
+    files = sorted((ROOT / "benchmarks/results").glob("ablations_*.json"))
+    assert files
+    for file in files:
+        found = json.loads(file.read_text())
+        assert f"## {found['arguments']['set']}" in page
+        assert f"{found['arguments']['steps']} steps" in page
+        for table in script.tables(found).values():
+            assert table in page
+
+
+def test_without_runs_there_is_no_report(script, tmp_path):
+    with pytest.raises(ValueError, match=r"holds no ablations_<set>\.json: make runs first"):
+        script.report(tmp_path)
