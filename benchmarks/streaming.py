@@ -5,7 +5,7 @@
     python benchmarks/streaming.py --report              # only the tables, of the file that is there
 
 - "frame": a causal B/32 on a clip of eight frames, and on the next frame of a stream; 400 class texts, or
-  a linear head.
+  a linear head, also compiled as a whole with its weights as constants.
 - "windows": the pipeline with a window of eight frames that moves by one, cut and streamed.
 - "memory": resident memory over 10 000 frames of a file, through `Stream`.
 - "accuracy": tiny models trained on the motion set with either `first_frame`; held-out top-1 on clips that are cut,
@@ -75,6 +75,9 @@ def time_frames(rounds: int) -> dict[str, Any]:
         step(clip, cache)
         steps = {"clip": lambda step=step: step(clip), "next frame": lambda s=step, c=cache: s(clip[:, :1], c)}
         found += measure(head, steps, rounds)
+    model.compile(dynamic=False)
+    with torch._inductor.config.patch(freezing=True):
+        found += measure("linear, compiled", steps, rounds)
     return {"measurements": [asdict(each) for each in found]}
 
 

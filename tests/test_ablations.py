@@ -5,13 +5,15 @@ import sys
 
 import pytest
 import torch
-from pages import ROOT, load_script
+from pages import ROOT
+from test_examples import load_script
 
 from ila_hf.analysis.paper_tables import TABLES
 
 
 @pytest.fixture
 def script(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # where a script finds the others
     threads = torch.get_num_threads()
     module = load_script("benchmarks/ablations.py")
     monkeypatch.setitem(module.make_clips.__globals__, "load_backgrounds", list)

@@ -457,6 +457,10 @@ def test_what_is_refused(monkeypatch):
         make_model(ILAVisionModel, {"temporal_module": "nothing"})
     with pytest.raises(ValueError, match=r"`temporal_options` must be empty with temporal_module='ila'"):
         make_model(ILAVisionModel, {"temporal_options": {"num_frames": 8}})
+    for field, value in (("reference_frame", "first"), ("interaction_token", True), ("alignment_join", "add")):
+        for module in ("none", "shift"):
+            with pytest.raises(ValueError, match=f"`{field}` must be .* with temporal_module='{module}'"):
+                make_model(ILAVisionModel, {"temporal_module": module, field: value})
     with pytest.raises((TypeError, StrictDataclassError), match="num_frame"):
         make_model(ILAVisionModel, {"temporal_module": "divided", "temporal_options": {"num_frame": 8}})
     with pytest.raises(StrictDataclassError, match="shift_position"):

@@ -64,6 +64,7 @@ from .temporal_baselines_ila import (
     ILAAIMAdapters,
     ILAATAAttention,
     ILAAveragePooling,
+    ILABaselineModule,
     ILADividedAttention,
     ILAJointAttention,
     ILAMessageToken,
@@ -274,6 +275,15 @@ ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module | None]] =
 }
 
 
+#: Of the fields of the configuration that only ILA's own modules read, those that no preset sets
+ILA_ONLY_FIELDS = {
+    "reference_frame": "previous",
+    "alignment_operator": "convolution",
+    "alignment_join": "token",
+    "interaction_token": False,
+}
+
+
 class ILATimePositions(nn.Module):
     """A learned position of every frame, which starts at zero; for another number of frames, the nearest."""
 
@@ -307,7 +317,7 @@ def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module
     """The temporal module of a layer; None for one that has none (`alignment_layers`).
 
     Raises:
-        ValueError: If the table has no such module.
+        ValueError: If the table has no such module, and for options and fields that mean nothing to it.
     """
     # CODEPATH: all layers align in the published models; in the rows of Table 7 three do, in plain CLIP none
     if config.alignment_layers is not None and layer_index not in config.alignment_layers:
@@ -319,6 +329,13 @@ def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module
             f"first: ila_hf.temporal_ila.ILA_TEMPORAL_MODULES[{config.temporal_module!r}] = YourClass."
         )
     factory = ILA_TEMPORAL_MODULES[config.temporal_module]
+    if factory is _none or (isinstance(factory, type) and issubclass(factory, ILABaselineModule)):
+        for name, default in ILA_ONLY_FIELDS.items():
+            if getattr(config, name) != default:
+                raise ValueError(
+                    f"`{name}` must be {default!r} with temporal_module={config.temporal_module!r}, to which it "
+                    f'means nothing, got {getattr(config, name)!r}: it is of temporal_module="ila".'
+                )
     if config.temporal_options and getattr(factory, "options_class", None) is None:
         raise ValueError(
             f"`temporal_options` must be empty with temporal_module={config.temporal_module!r}, which has none, got "

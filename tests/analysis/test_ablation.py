@@ -12,6 +12,7 @@ from ila_hf.analysis.ablation import ABLATIONS, row_config
 from ila_hf.analysis.paper_tables import TABLES, PaperRow
 from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import tiny_config
+from ila_hf.temporal_ila import make_temporal_module
 
 
 def test_table():
@@ -48,6 +49,15 @@ def test_a_row_changes_what_it_says_and_nothing_else(table):
         }
         assert changed.prompt_num_hidden_layers == (row.fields or {}).get("prompt_num_hidden_layers", 2)
     assert config.to_dict() == tiny_config({"num_hidden_layers": 12}, num_frames=6).to_dict()
+
+
+def test_what_the_tables_compare_is_as_in_the_paper():
+    config = tiny_config({"interaction_token": True, "alignment_layers": [0]})
+    for row in TABLES["4"]:
+        vision = row_config(config, row).vision_config
+        assert vision.interaction_token == ("interaction token" in row.name)
+        assert vision.alignment_layers is None
+        make_temporal_module(vision, 1)  # refuses fields that mean nothing
 
 
 @pytest.fixture

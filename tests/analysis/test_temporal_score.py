@@ -45,7 +45,7 @@ def test_the_lists_of_the_paper(tmp_path, capsys):
     assert len(kinetics.names) == 32
     assert list(kinetics.names) == sorted(kinetics.names)
     names = [f"class {i:03}" for i in range(400)]
-    with pytest.raises(ValueError, match="Class 30 of kinetics-400 is 'bouncing on trampoline', .* 'class 030'"):
+    with pytest.raises(ValueError, match=r"Class 30 of kinetics-400 is 'bouncing on trampoline', .* 'class 030'"):
         benchmark_classes("kinetics-400", names)
     for i, name in zip(kinetics.temporal, kinetics.names, strict=True):
         names[i] = name.replace(" ", "_").capitalize()

@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 
 from ..configuration_ila import ILAConfig
 from ..data.whole_files import replace_file
-from ..temporal_ila import ILA_TEMPORAL_MODULES
+from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES
 from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
 from ..training.finetuning import load_config
@@ -77,12 +77,13 @@ def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, 
 
 
 def row_config(config: ILAConfig, row: PaperRow) -> ILAConfig:
-    """The configuration of a row for a model of one's own size."""
+    """The configuration of a row for a model of one's own size; what the tables compare is as in the paper."""
+    compared = {**ILA_ONLY_FIELDS, "temporal_module": "ila", "temporal_options": None, "alignment_layers": None}
     changes = dict(row.vision or {})
     options = getattr(ILA_TEMPORAL_MODULES.get(changes.get("temporal_module", "")), "options_class", None)
     if options is not None and "num_frames" in {each.name for each in dataclasses.fields(options)}:
         changes["temporal_options"] = {**changes.get("temporal_options", {}), "num_frames": config.num_frames}
-    vision = {**config.vision_config.to_dict(), **changes}
+    vision = {**config.vision_config.to_dict(), **compared, **changes}
     return ILAConfig.from_dict({**config.to_dict(), **(row.fields or {}), "vision_config": vision})
 
 
