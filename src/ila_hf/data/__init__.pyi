@@ -1,4 +1,5 @@
 from .class_labels import read_labels as read_labels
+from .unlabelled_videos import find_unlabelled as find_unlabelled
 from .unreadable_videos import UnreadableVideos as UnreadableVideos
 from .unreadable_videos import check_videos as check_videos
 from .video_clips import ClipReader as ClipReader
@@ -6,7 +7,6 @@ from .video_clips import ClipSampler as ClipSampler
 from .video_clips import VideoClips as VideoClips
 from .video_clips import collate_clips as collate_clips
 from .video_clips import stream_clips as stream_clips
-from .video_data import find_unlabelled as find_unlabelled
 from .video_data import leave_out as leave_out
 from .video_data import load_unlabelled as load_unlabelled
 from .video_data import load_video_dataset as load_video_dataset

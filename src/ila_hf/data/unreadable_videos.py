@@ -140,7 +140,8 @@ def run(arguments: argparse.Namespace) -> None:
     Raises:
         ValueError, OSError: If there is nothing to check, or for an argument that cannot be.
     """
-    from .video_data import find_unlabelled, load_videos
+    from .unlabelled_videos import find_unlabelled
+    from .video_data import load_videos
 
     if arguments.num_frames < 0:
         raise ValueError(f"`num_frames` must be at least 0, got {arguments.num_frames}.")

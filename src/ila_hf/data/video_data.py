@@ -16,7 +16,8 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, IterableDataset, Value, Video, load_dataset
 
 from ..video_sources import is_url
-from .video_folders import VIDEO_SUFFIXES, FolderContent, look_into, split_folders
+from .unlabelled_videos import find_unlabelled
+from .video_folders import VIDEO_SUFFIXES, look_into, split_folders
 from .video_lists import ListRow, check_names, read_list
 
 
@@ -81,26 +82,17 @@ def _load_folder(folder: Path, label_names: Sequence[str] | None) -> Dataset:
             content.others["videos in no class folder"] += 1
     if not rows:
         raise ValueError(
-            f"{str(folder)!r} holds no video files in class folders (<class>/<file>.mp4, …){_but(content)}."
+            f"{str(folder)!r} holds no video files in class folders (<class>/<file>.mp4, …){content.but_others()}."
         )
     classes = {entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
     empty = sorted(classes - {label for _, _, label in rows})
     if empty:
         raise ValueError(
-            f"The folders {empty} in {str(folder)!r} hold no video{_but(content)}: they would be no classes. If that "
-            "is right, move them elsewhere."
+            f"The folders {empty} in {str(folder)!r} hold no video{content.but_others()}: they would be no "
+            "classes. If that is right, move them elsewhere."
         )
-    _tell_others(folder, content)
+    content.tell_others(folder)
     return _dataset(rows, folder, label_names)
-
-
-def _but(content: FolderContent) -> str:
-    return f", but {content.describe_others()}" if content.others else ""
-
-
-def _tell_others(folder: Path, content: FolderContent) -> None:
-    if content.others:
-        warnings.warn(f"Not videos, in {str(folder)!r}: {content.describe_others()}.", stacklevel=4)
 
 
 def load_unlabelled(
@@ -119,33 +111,6 @@ def load_unlabelled(
     check_names(files, "the columns of a data set")
     features = Features({"video": Value("string"), "label": Value("int64")})
     return Dataset.from_dict({"video": files, "label": [NO_LABEL] * len(files)}, features=features)
-
-
-def find_unlabelled(
-    source: str | Path, video_root: str | Path | None = None, allow_outside_root: bool = False
-) -> list[str]:
-    """Videos of a folder or of a list: classes that a list has are not read.
-
-    Of a folder, all videos below it; hidden ones do not count, folders of images do.
-
-    Args:
-        source, video_root, allow_outside_root: As in [`load_videos`].
-
-    Raises:
-        FileNotFoundError: If there is no such folder or list.
-        ValueError: If it holds none.
-    """
-    source = Path(source)
-    if source.is_file():
-        rows = read_list(source, video_root, allow_outside_root, needs_label=False)
-        if any(label is not None for _, _, label in rows):
-            warnings.warn(f"The classes of {str(source)!r} are not used.", stacklevel=2)
-        return [video for _, video, _ in rows]
-    content = look_into(source, image_depth=1)
-    if not content.videos:
-        raise ValueError(f"{str(source)!r} holds no video files{_but(content)}.")
-    _tell_others(source, content)
-    return list(map(str, content.videos))
 
 
 def _load_list(

@@ -2,6 +2,7 @@
 """Which files of a folder are videos, what else is in it, and whether its folders are splits."""
 
 import os
+import warnings
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,15 @@ class FolderContent:
     def describe_others(self) -> str:
         """Such as "4 .txt, 1 without suffix"."""
         return ", ".join(f"{count} {name}" for name, count in self.others.most_common())
+
+    def but_others(self) -> str:
+        """For the end of a sentence on videos that are not there."""
+        return f", but {self.describe_others()}" if self.others else ""
+
+    def tell_others(self, folder: Path) -> None:
+        """Warn of what is passed over."""
+        if self.others:
+            warnings.warn(f"Not videos, in {str(folder)!r}: {self.describe_others()}.", stacklevel=4)
 
 
 def look_into(folder: Path, image_depth: int) -> FolderContent:

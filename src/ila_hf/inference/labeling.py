@@ -23,7 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..checks_ila import has_plain_weights
-from ..data.video_data import find_unlabelled
+from ..data.unlabelled_videos import find_unlabelled
 from ..data.video_lists import as_text
 from ..data.worker_processes import WorkerError, map_in_processes
 from ..pipeline_ila import ItemsAhead, best_classes, score_function
