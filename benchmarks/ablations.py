@@ -12,8 +12,8 @@ same played backwards, where the set is not one of pairs), four things are measu
 - shuffled: top-1 with the frames of every clip in random order;
 - the earth mover's distance between neighbouring frames, of 48 clips; see `ila_hf.analysis.frame_distances`.
 
-Every finished run is written to ablations_<set>.json at once; started again with the same arguments, the script makes
-only the runs that are missing.
+Every finished run is written to ablations_<set>_<steps>.json at once; started again with the same arguments, the
+script makes only the runs that are missing.
 """
 
 import argparse
@@ -39,8 +39,12 @@ DISTANCE_CLIPS = 48
 
 
 def rows_of_tables(tables: list[str]) -> dict[str, PaperRow]:
-    """The rows by what they change, each once: ILA itself is in all tables."""
-    return {run_name(row): row for table in tables for row in TABLES[table]}
+    """The rows by what they change, each once: ILA itself is in all tables, under its name in the first."""
+    rows: dict[str, PaperRow] = {}
+    for table in tables:
+        for row in TABLES[table]:
+            rows.setdefault(run_name(row), row)
+    return rows
 
 
 def run_name(row: PaperRow) -> str:
@@ -77,11 +81,13 @@ def score(model: nn.Module, set_name: str, clips: torch.Tensor, labels: torch.Te
 def run_missing(arguments: argparse.Namespace) -> None:
     """Make the runs that the file of the set does not hold, seed by seed; each is written when it is done."""
     torch.set_num_threads(arguments.threads)
-    file = arguments.output_dir / f"ablations_{arguments.set}.json"
+    file = arguments.output_dir / f"ablations_{arguments.set}_{arguments.steps}.json"
     found = load_results(file, {"set": arguments.set, **{name: getattr(arguments, name) for name in SETTINGS}})
     arguments.output_dir.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
         rows = rows_of_tables(arguments.tables)
+        if arguments.rows:
+            rows = {name: row for name, row in rows.items() if row.name in arguments.rows}
         missing = {name: row for name, row in rows.items() if str(seed) not in found["results"].get(name, {})}
         if not missing:
             continue
@@ -117,13 +123,13 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
 
 def report(output_dir: Path) -> None:
     """Print the tables of every set that has runs."""
-    files = {name: output_dir / f"ablations_{name}.json" for name in MOTION_SETS}
-    if not any(file.exists() for file in files.values()):
-        raise ValueError(f"{output_dir} holds no ablations_<set>.json: make runs first, with --set.")
-    for name, file in files.items():
-        if file.exists():
-            for table, text in tables(json.loads(file.read_text())).items():
-                print(f"{name}, Table {table}\n\n{text}\n")
+    files = sorted(output_dir.glob("ablations_*.json"))
+    if not files:
+        raise ValueError(f"{output_dir} holds no ablations_<set>_<steps>.json: make runs first, with --set.")
+    for file in files:
+        found = json.loads(file.read_text())
+        for table, text in tables(found).items():
+            print(f"{found['arguments']['set']}, {found['arguments']['steps']} steps, Table {table}\n\n{text}\n")
 
 
 def main() -> None:
@@ -131,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--set", choices=list(MOTION_SETS), default="noise")
     parser.add_argument("--tables", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", help="only rows of these names (default: all of the tables)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--eval_steps", type=int, default=50)

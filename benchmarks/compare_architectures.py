@@ -40,6 +40,7 @@ from transformers import XCLIPConfig, XCLIPModel, get_cosine_schedule_with_warmu
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ila_hf import ILAForVideoTextClassification, sample_frame_indices
+from ila_hf.data.whole_files import replace_file
 from ila_hf.demo.drawing import load_backgrounds
 from ila_hf.demo.motion_videos import MOTION_SETS, SPLIT_STRIDE
 from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
@@ -189,9 +190,8 @@ def load_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(file: Path, found: dict[str, Any]) -> None:
     """Replace the file; a stop while writing loses nothing."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=2) + "\n")
-    partial.replace(file)
+    content = json.dumps(found, indent=2).encode() + b"\n"
+    replace_file(file, lambda opened: opened.write(content))
 
 
 def run_missing(arguments: argparse.Namespace) -> None:

@@ -30,9 +30,9 @@ def run(script, monkeypatch, folder, *words):
 def test_rows_are_trained_and_scored_once(script, monkeypatch, tmp_path, capsys):
     words = ["--set", "two_events", "--seeds", "0", "--tables", "9"]
     run(script, monkeypatch, tmp_path, *words)
-    file = tmp_path / "ablations_two_events.json"
+    file = tmp_path / "ablations_two_events_2.json"
     found = json.loads(file.read_text())
-    assert list(found["results"]) == [script.run_name(row) for row in TABLES["9"]]
+    assert found["results"].keys() == {script.run_name(row) for row in TABLES["9"]}
     for runs in found["results"].values():
         (measured,) = runs.values()
         assert list(measured["curve"]) == ["1", "2"]
@@ -40,13 +40,16 @@ def test_rows_are_trained_and_scored_once(script, monkeypatch, tmp_path, capsys)
         assert 0 <= measured["pair_accuracy"] <= measured["top1"]
         assert 0 < measured["earth_movers"] <= measured["in_place"]
     printed = capsys.readouterr().out
-    assert "two_events, Table 9" in printed
+    assert "two_events, 2 steps, Table 9" in printed
     # The row of ILA itself is in other tables, too, and is not trained again
     assert "| adjacent frame |" in printed
     run(script, monkeypatch, tmp_path, *words)
     assert json.loads(file.read_text()) == found
     with pytest.raises(ValueError, match="holds runs with batch_size=8, not 4"):
         run(script, monkeypatch, tmp_path, *words, "--batch_size", "4")
+    run(script, monkeypatch, tmp_path, "--set", "two_events", "--seeds", "1", "--tables", "4", "--rows", "ILA")
+    seeds = {name: list(runs) for name, runs in json.loads(file.read_text())["results"].items()}
+    assert seeds == {name: ["0", "1"] if name == "{}" else ["0"] for name in found["results"]}
 
 
 def test_partners_of_clips(script):
@@ -67,12 +70,11 @@ def test_the_page_shows_what_the_script_wrote(script):
     assert files
     for file in files:
         found = json.loads(file.read_text())
-        assert f"## {found['arguments']['set']}" in page
-        assert f"{found['arguments']['steps']} steps" in page
+        assert f"## {found['arguments']['set']}, {found['arguments']['steps']} steps" in page
         for table in script.tables(found).values():
             assert table in page
 
 
 def test_without_runs_there_is_no_report(script, tmp_path):
-    with pytest.raises(ValueError, match=r"holds no ablations_<set>\.json: make runs first"):
+    with pytest.raises(ValueError, match=r"holds no ablations_<set>_<steps>\.json: make runs first"):
         script.report(tmp_path)

@@ -1,6 +1,7 @@
 """`ila-hf ablate`: the rows of a table as training runs, what is told of them, and going on."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -85,7 +86,9 @@ def trained(monkeypatch):
 @pytest.fixture
 def base(tmp_path):
     tiny_config().save_pretrained(tmp_path / "config")
-    return ["--config_name", str(tmp_path / "config"), "--train_dir", "videos", "--num_train_epochs", "2"]
+    words = {"config_name": tmp_path / "config", "train_dir": "videos", "validation_dir": "held_out"}
+    words["num_train_epochs"] = 2
+    return [word for name, value in words.items() for word in (f"--{name}", str(value))]
 
 
 def test_every_row_is_a_run_with_every_seed(trained, base, tmp_path, capsys):
@@ -112,7 +115,8 @@ def test_every_row_is_a_run_with_every_seed(trained, base, tmp_path, capsys):
     report = (output / "ablation.md").read_text()
     assert "| without the prompt | 70.0 ± 14.1 | 2 | 80.8 |" in report
     assert "| with the prompt | 80.0 ± 14.1 | 2 | 81.3 |" in report
-    assert f"--config_name {tmp_path / 'config'} --train_dir videos --num_train_epochs 2" in report
+    assert f"--config_name {tmp_path / 'config'} --train_dir videos --validation_dir held_out" in report
+    assert "--save_total_limit 2`, torch" in report  # also what was added
     assert report in capsys.readouterr().out
     # What is there is not made again; another seed is
     trained.runs.clear()
@@ -126,8 +130,36 @@ def test_every_row_is_a_run_with_every_seed(trained, base, tmp_path, capsys):
 
 
 def test_a_schedule_of_ones_own_stays(trained, base, tmp_path):
-    main(["ablate", "11", "--output_dir", str(tmp_path / "o"), "--seeds", "1", *base, "--save_strategy", "no"])
+    words = ["ablate", "11", "--seeds", "1", *base]
+    main([*words, "--output_dir", str(tmp_path / "one"), "--save_strategy", "no"])
     assert all("--eval_strategy" not in words for words in trained.runs.values())
+    main([*words, "--output_dir", str(tmp_path / "two"), "--save_total_limit", "1"])
+    assert all(words["--save_total_limit"] == "1" for words in list(trained.runs.values())[2:])
+
+
+def test_a_killed_run_goes_on_with_the_same_arguments_only(trained, base, tmp_path, monkeypatch, capsys):
+    def killed(words):
+        raise KeyboardInterrupt
+
+    words = ["ablate", "11", "--output_dir", str(tmp_path / "out"), *base, "--learning_rate"]
+    monkeypatch.setattr(ablation, "train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main([*words, "1e-3"])
+    with pytest.raises(SystemExit):
+        main([*words, "5e-5"])
+    assert "holds runs with arguments" in capsys.readouterr().err
+    tiny_config({"num_attention_heads": 4}).save_pretrained(tmp_path / "config")
+    with pytest.raises(SystemExit):
+        main([*words, "1e-3"])
+    assert "holds runs with config" in capsys.readouterr().err
+
+
+def test_a_run_without_an_evaluation_has_failed(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "train", lambda words: 0)
+    with pytest.raises(SystemExit):
+        main(["ablate", "11", "--output_dir", str(tmp_path / "out"), "--seeds", "1", *base])
+    report = (tmp_path / "out/ablation.md").read_text()
+    assert report.count("it was not evaluated: are there validation videos?") == 2
 
 
 def test_a_row_that_fails_does_not_end_the_others(trained, base, tmp_path, capsys):
@@ -137,7 +169,7 @@ def test_a_row_that_fails_does_not_end_the_others(trained, base, tmp_path, capsy
         main(words)
     assert stop.value.code == 1
     report = (tmp_path / "out/ablation.md").read_text()
-    assert "Failed: without the prompt, seed 0." in report
+    assert "Failed: without the prompt, seed 0 (exit status 3)." in report
     assert "| with the prompt | 70.0 | 1 | 81.3 |" in report
     trained.fail.clear()
     trained.runs.clear()
@@ -153,13 +185,31 @@ def test_a_row_that_fails_does_not_end_the_others(trained, base, tmp_path, capsy
         (["--push_to_hub", "True"], "--push_to_hub cannot be given"),
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--learning_rat", "1"], "There is no argument 'learning_rat'. Did you mean learning_rate"),
-        (["--order"], "Scores of the order of frames need --validation_dir"),
+        (["--do_eval", "False"], "--do_eval cannot be given"),
+        (["--head", "linear"], "Table 11 compares models with and without the text prompt: a linear head has none"),
+        (["--pairs", "--validation_dir", "{videos}"], "have numbers for names, such as 0000012.mp4, got 'mine.mp4'"),
     ],
 )
-def test_arguments_that_do_not_fit(trained, base, tmp_path, words, message, capsys):
+def test_arguments_that_do_not_fit(trained, base, tmp_path, words, message, capsys, video_file):
+    (tmp_path / "held_out/class").mkdir(parents=True)
+    shutil.copy(video_file, tmp_path / "held_out/class/mine.mp4")
+    words = [word.format(videos=tmp_path / "held_out") for word in words]
     with pytest.raises(SystemExit):
         main(["ablate", "11", "--output_dir", str(tmp_path / "out"), *base, *words])
     assert message in capsys.readouterr().err
+    assert not trained.runs
+
+
+def test_videos_and_layers_that_do_not_fit(trained, base, tmp_path, capsys):
+    words = ["ablate", "7", "--output_dir", str(tmp_path / "out")]
+    for more, message in (
+        ([*base[:4]], "The rows are compared on validation videos: give --validation_dir"),
+        ([*base[:4], "--validation_file", "list.csv", "--order"], "order of frames need --validation_dir"),
+        (base, "The row 'layers 4-6' does not fit the model: `alignment_layers` must be between 0"),
+    ):
+        with pytest.raises(SystemExit):
+            main([*words, *more])
+        assert message in capsys.readouterr().err
     assert not trained.runs
 
 
@@ -167,12 +217,17 @@ def test_arguments_that_do_not_fit(trained, base, tmp_path, words, message, caps
 def test_a_table_is_trained_and_scored(tmp_path):
     make_motion_videos(tmp_path / "videos", {"train": 16, "validation": 8}, kind="reversed_pairs")
     tiny_config().save_pretrained(tmp_path / "config")
-    words = ["ablate", "11", "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--pairs"]
+    words = ["ablate", "9", "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--pairs"]
     words += ["--config_name", str(tmp_path / "config"), "--head", "linear", "--max_steps", "2", "--use_cpu", "True"]
     words += [f"--{split}_dir={tmp_path / 'videos' / split}" for split in ("train", "validation")]
     main(words)
     results = json.loads((tmp_path / "out/ablation.json").read_text())["results"]
-    assert list(results) == ["without the prompt", "with the prompt"]
+    assert list(results) == ["addition", "concatenation", "token"]
+    joins = [
+        ILAConfig.from_pretrained(tmp_path / "out" / name / "seed-0").vision_config.alignment_join for name in results
+    ]
+    assert joins == ["add", "concatenate", "token"]
+    assert len({runs["0"]["loss"] for runs in results.values()}) == 3
     for runs in results.values():
         assert runs["0"].keys() == {"top1", "top5", "loss", "shuffled_top1", "pair_accuracy"}
         assert all(0 <= runs["0"][name] <= 1 for name in ("top1", "shuffled_top1", "pair_accuracy"))

@@ -7,6 +7,8 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from ila_hf.__main__ import main
 from ila_hf.analysis import frame_order_scores, pair_accuracy, shuffle_frames
+from ila_hf.analysis.frame_order import numbers_of_pairs
+from ila_hf.data.video_data import load_videos
 from ila_hf.demo.motion_videos import MOTION_SETS, make_motion_videos
 from ila_hf.demo.tiny import tiny_processor
 
@@ -109,6 +111,7 @@ def test_the_command(tmp_path, tiny_model, capsys):
         ("", "Pass `confusion_matrix`, or `model` and `videos`"),
         ("--confusion_matrix c --model m --videos v", "Pass `confusion_matrix`, or"),
         ("--model m --videos v --benchmark kinetics-400", "are for `confusion_matrix`"),
+        ("--confusion_matrix c --pairs", "`pairs` is for `model` and `videos`"),
     ],
 )
 def test_arguments_that_do_not_fit(words, message, capsys):
@@ -117,11 +120,22 @@ def test_arguments_that_do_not_fit(words, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_pairs_are_those_of_the_numbers(tmp_path, capsys):
+    make_motion_videos(tmp_path / "two", {"train": 6, "validation": 12}, kind="two_events")
+    rows = load_videos(tmp_path / "two/validation")
+    assert sorted(numbers_of_pairs(rows)) == [500_000 + i // 2 for i in range(12)]
+    make_motion_videos(tmp_path / "easy", {"train": 8, "validation": 8})
+    with pytest.raises(ValueError, match="are of the kind 'easy', which is not made of pairs"):
+        numbers_of_pairs(load_videos(tmp_path / "easy/validation"))
+    with pytest.raises(ValueError, match=r"holds clips of .*easy.*: give another folder"):
+        make_motion_videos(tmp_path / "easy", {"train": 8}, kind="noise")
+
+
 def test_names_of_pairs_are_numbers(tmp_path, tiny_model, capsys):
-    make_motion_videos(tmp_path / "videos", {"validation": 8})
+    make_motion_videos(tmp_path / "videos", {"validation": 8}, kind="reversed_pairs")
     save(tiny_model(), [path.name for path in sorted((tmp_path / "videos/validation").iterdir())], tmp_path / "model")
     file = next((tmp_path / "videos/validation").glob("*/*.mp4"))
     file.rename(file.with_stem("mine"))
     with pytest.raises(SystemExit):
         main(["temporal-score", "--model", str(tmp_path / "model"), "--videos", str(file.parents[1]), "--pairs"])
-    assert "have numbers for names, such as 0000012.mp4, got 'mine'" in capsys.readouterr().err
+    assert "have numbers for names, such as 0000012.mp4, got 'mine.mp4'" in capsys.readouterr().err

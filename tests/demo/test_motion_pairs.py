@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from ila_hf import sample_frame_indices
 from ila_hf.demo import motion_pairs
 from ila_hf.demo.drawing import load_backgrounds
 from ila_hf.demo.motion_pairs import (
@@ -40,14 +41,25 @@ def test_classes_take_turns_beside_their_opposites(kind, backgrounds):
             assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("kind", [name for name in PAIRED if name != "exchanged_pairs"])
+@pytest.mark.parametrize("kind", PAIRED)
 def test_the_second_clip_of_a_pair_is_the_first_played_backwards(kind, backgrounds):
     for index in range(0, 24, 2):
         one, other = (MOTION_SETS[kind].draw(i, 3, backgrounds)[0] for i in (index, index + 1))
         assert np.array_equal(one, other[::-1])
         assert one.dtype == np.uint8
         assert one.shape[1:] == (64, 64, 3)
-        assert 16 <= len(one) <= 40
+        assert 17 <= len(one) <= 40
+
+
+@pytest.mark.parametrize("kind", PAIRED)
+def test_both_clips_of_a_pair_are_sampled_to_the_same_frames(kind, backgrounds):
+    lengths = set()
+    for index in range(0, 120, 2):
+        one, other = (MOTION_SETS[kind].draw(i, 3, backgrounds)[0] for i in (index, index + 1))
+        indices = sample_frame_indices(len(one), 8)
+        assert np.array_equal(one[indices], other[indices][::-1])
+        lengths.add(len(one))
+    assert len(lengths) > 15
 
 
 @pytest.mark.parametrize("kind", PAIRED)
@@ -145,19 +157,17 @@ def watch(monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("index", range(0, 8, 2))
-def test_in_the_second_clip_each_object_has_the_path_of_the_other(watch, index):
-    one, label, paths = watch(draw_exchanged_pair, index, 3)
-    other, exchanged_label, exchanged = watch(draw_exchanged_pair, index + 1, 3)
-    assert (label, exchanged_label) == EXCHANGED_CLASSES[index % 4 : index % 4 + 2]
-    assert np.array_equal(paths["square"], exchanged["ring"])
-    assert np.array_equal(paths["ring"], exchanged["square"])
-    axis, step = {"right": (0, 1), "down": (1, 1)}[label.split()[-1]]
-    way = paths["square"][-1] - paths["square"][0]
+@pytest.mark.parametrize("index", range(8))
+def test_the_square_moves_as_its_class_says_and_the_ring_against_it(watch, index):
+    _, label, paths = watch(draw_exchanged_pair, index, 3)
+    square, ring = (paths[shape][::-1] if index % 2 else paths[shape] for shape in ("square", "ring"))
+    assert label == EXCHANGED_CLASSES[index % 4]
+    axis, step = {"right": (0, 1), "left": (0, -1), "down": (1, 1), "up": (1, -1)}[label.split()[-1]]
+    way = square[-1] - square[0]
     assert way[axis] * step > 20
     assert way[1 - axis] == 0
-    assert np.allclose(paths["ring"][::-1, axis], paths["square"][:, axis])
-    assert not np.array_equal(one, other[::-1])  # the objects have other lines
+    assert np.allclose(ring[::-1, axis], square[:, axis])
+    assert abs(ring[0, 1 - axis] - square[0, 1 - axis]) > 20
 
 
 @pytest.mark.parametrize("index", range(12))

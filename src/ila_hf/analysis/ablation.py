@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -22,20 +23,23 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from huggingface_hub.errors import StrictDataclassError
+
 from ..configuration_ila import ILAConfig
+from ..data.video_data import load_videos
 from ..data.whole_files import replace_file
 from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES
 from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
 from ..training.finetuning import load_config
-from .frame_order import score_videos
+from .frame_order import numbers_of_pairs, score_videos
 from .paper_tables import TABLES, PaperRow
 
 
 #: Tables whose rows are of one size and differ in what is compared
 ABLATIONS = ("4", "6", "7", "8", "9", "11", "15")
-# Of a run of its own: the seed, the folder, and going on
-_OWN = ("seed", "resume_from_checkpoint", "push_to_hub")
+# What the table decides
+_OWN = ("seed", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval")
 _KINDS = (ModelArguments, DataArguments, ILATrainingArguments)
 # What a table shows of a run: names in the results, and headings
 COLUMNS = {"top1": "top-1", "pair_accuracy": "pairs", "shuffled_top1": "shuffled", "earth_movers": "earth mover's"}
@@ -79,12 +83,13 @@ def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, 
 def row_config(config: ILAConfig, row: PaperRow) -> ILAConfig:
     """The configuration of a row for a model of one's own size; what the tables compare is as in the paper."""
     compared = {**ILA_ONLY_FIELDS, "temporal_module": "ila", "temporal_options": None, "alignment_layers": None}
+    integration = {"integration_module": "transformer", "integration_options": None}
     changes = dict(row.vision or {})
     options = getattr(ILA_TEMPORAL_MODULES.get(changes.get("temporal_module", "")), "options_class", None)
     if options is not None and "num_frames" in {each.name for each in dataclasses.fields(options)}:
         changes["temporal_options"] = {**changes.get("temporal_options", {}), "num_frames": config.num_frames}
     vision = {**config.vision_config.to_dict(), **compared, **changes}
-    return ILAConfig.from_dict({**config.to_dict(), **(row.fields or {}), "vision_config": vision})
+    return ILAConfig.from_dict({**config.to_dict(), **integration, **(row.fields or {}), "vision_config": vision})
 
 
 class Ablation:
@@ -94,11 +99,13 @@ class Ablation:
         table: One of `ABLATIONS`.
         output_dir: The folder.
         arguments: Of `ila-hf train`, as words; the same for all rows.
-        order: Also score the order of the frames, see [`frame_order_scores`]; needs `--validation_dir`.
-        in_pairs: The validation videos are in minimal pairs; see [`score_videos`].
+        order: Also score the order of the frames, see [`score_videos`]; needs `--validation_dir`. All scores are then
+            those of one view of each video.
+        in_pairs: The validation videos are in minimal pairs, which are scored, too.
 
     Raises:
-        ValueError: For arguments of which every run has its own, and for a folder that holds other runs.
+        ValueError: For arguments of which every run has its own, for videos or a model with which the table makes no
+            sense, and for a folder that holds other runs.
     """
 
     def __init__(
@@ -118,22 +125,33 @@ class Ablation:
                 raise ValueError(f"--{name} cannot be given: every run of the table has its own.")
         defaults = {"do_train": True, "do_eval": True, "output_dir": str(output_dir)}
         model_args, self.data, _ = parse_arguments(_KINDS, self.arguments, recipes, defaults)
-        if self.order and self.data.validation_dir is None:
-            raise ValueError("Scores of the order of frames need --validation_dir.")
+        self._check_videos()
         self.config = load_config(model_args)
+        for row in TABLES[table]:
+            try:
+                row_config(self.config, row)
+            except StrictDataclassError as error:  # before anything is trained
+                raise ValueError(f"The row {row.name!r} does not fit the model: {error.__cause__}") from error
         head = model_args.head or ("linear" if (model_args.config_name or "").endswith("ssv2") else None)
-        self.head = [] if head is None else ["--head", head]
+        if table == "11" and head == "linear":
+            raise ValueError("Table 11 compares models with and without the text prompt: a linear head has none.")
+        self.arguments += [] if head is None else ["--head", head]
         if not given.keys() & {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}:
             # The last epoch is evaluated, not the best: the validation videos choose nothing
-            self.arguments += ["--eval_strategy", "no", "--save_strategy", "epoch", "--save_total_limit", "2"]
+            for name, value in {"eval_strategy": "no", "save_strategy": "epoch", "save_total_limit": "2"}.items():
+                self.arguments += [] if name in given else [f"--{name}", value]
+        config = {name: value for name, value in self.config.to_dict().items() if name != "transformers_version"}
         made_with = {
             "table": table,
-            "arguments": json.loads(json.dumps(given, default=str)),
+            "arguments": self.arguments,
+            "config": json.loads(json.dumps(config, default=str)),
             "order": self.order,
+            "pairs": self.in_pairs,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
         self.file, self.table_file = self.folder / "ablation.json", self.folder / "ablation.md"
-        self.found: dict[str, Any] = {**made_with, "results": {}, "failed": {}}
+        self.found: dict[str, Any] = {**made_with, "results": {}}
+        self.failed: dict[str, str] = {}
         if self.file.exists():
             self.found = json.loads(self.file.read_text())
             for name, value in made_with.items():
@@ -143,31 +161,48 @@ class Ablation:
                         "--output_dir."
                     )
 
+    def _check_videos(self) -> None:
+        data = self.data
+        sources = (data.validation_dir, data.validation_file, data.data_dir, data.dataset_name, data.train_val_split)
+        if all(source is None for source in sources):
+            raise ValueError("The rows are compared on validation videos: give --validation_dir, or another source.")
+        if self.order and data.validation_dir is None:
+            raise ValueError("Scores of the order of frames need --validation_dir.")
+        if self.in_pairs:
+            numbers_of_pairs(load_videos(data.validation_dir))
+
     def run(self, seeds: int) -> None:
         """Make the runs that are missing, all rows of a seed before the next seed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write()  # what they are made with, before the first is killed
         for seed in range(seeds):
             for row in TABLES[self.table]:
                 if str(seed) not in self.found["results"].get(row.name, {}):
                     print(f"\nTable {self.table}, {row.name}, seed {seed}", flush=True)
-                    self._run(row, seed)
+                    failure = self._run(row, seed)
+                    if failure is not None:
+                        self.failed[f"{row.name}, seed {seed}"] = failure
                     self._write()
 
-    def _run(self, row: PaperRow, seed: int) -> None:
+    def _run(self, row: PaperRow, seed: int) -> str | None:
+        """Make a run and keep what it measured, or return why it failed."""
         folder = self.folder / re.sub(r"[^a-z0-9]+", "-", row.name.lower()) / f"seed-{seed}"
         row_config(self.config, row).save_pretrained(folder / "config")
-        words = [*self.arguments, *self.head, "--config_name", str(folder / "config"), "--seed", str(seed)]
+        words = [*self.arguments, "--config_name", str(folder / "config"), "--seed", str(seed)]
         words += ["--output_dir", str(folder), "--resume_from_checkpoint", "True"]
         status = train(words)
         if status != 0:
-            self.found["failed"][f"{row.name}, seed {seed}"] = status
-            return
-        metrics = json.loads((folder / "eval_results.json").read_text())
+            return f"exit status {status}"
+        evaluation = folder / "eval_results.json"
+        if not evaluation.exists():
+            return "it was not evaluated: are there validation videos?"
+        metrics = json.loads(evaluation.read_text())
         result = {name.removeprefix("eval_"): metrics[name] for name in ("eval_top1", "eval_top5", "eval_loss")}
         if self.order:
             scores = score_videos(str(folder), str(self.data.validation_dir), self.in_pairs)._asdict()
-            result |= {name: value for name, value in scores.items() if value is not None and name != "top1"}
+            result |= {name: value for name, value in scores.items() if value is not None}
         self.found["results"].setdefault(row.name, {})[str(seed)] = result
-        self.found["failed"].pop(f"{row.name}, seed {seed}", None)
+        return None
 
     def _write(self) -> None:
         for file, text in ((self.file, json.dumps(self.found, indent=2) + "\n"), (self.table_file, self.report())):
@@ -175,16 +210,17 @@ class Ablation:
 
     def report(self) -> str:
         """The table as markdown, and how it was made."""
-        arguments = " ".join(f"--{name} {value}" for name, value in self.found["arguments"].items())
         versions = ", ".join(f"{name} {value}" for name, value in self.found["versions"].items())
+        views = ", on one view of each video" if self.order else ""
         lines = [
             f"# Table {self.table}",
             ablation_table(TABLES[self.table], self.found["results"]),
-            f"Mean ± sample standard deviation over the seeds, in %. Every run: `ila-hf train {arguments}`, "
-            f"{versions}. The paper's figures are top-1 on Kinetics-400 with ViT-B/32 and 8 frames.",
+            f"Mean ± sample standard deviation over the seeds, in %{views}. Every run, with the configuration of its "
+            f"row and its seed: `ila-hf train {shlex.join(self.found['arguments'])}`, {versions}. The paper's figures "
+            "are top-1 on Kinetics-400 with ViT-B/32 and 8 frames.",
         ]
-        if self.found["failed"]:
-            lines.append(f"Failed: {'; '.join(self.found['failed'])}.")
+        if self.failed:
+            lines.append("Failed: " + "; ".join(f"{run} ({why})" for run, why in self.failed.items()) + ".")
         return "\n\n".join(lines) + "\n"
 
 
@@ -225,5 +261,5 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     ablation = Ablation(given.table, given.output_dir, rest, given.order, given.pairs)
     ablation.run(given.seeds)
     print(f"\n{ablation.report()}")
-    if ablation.found["failed"]:
+    if ablation.failed:
         raise SystemExit(1)

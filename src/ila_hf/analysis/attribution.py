@@ -145,7 +145,8 @@ def grad_cam(
         model: A classification model.
         pixel_values (B, T, 3, H, W): Normalised clips.
         class_id: Default: the class with the highest score, for each clip.
-        layer: Default: the last but one. The last one's patches reach the score by the text prompt only.
+        layer: Default: the last but one. The last one's patches reach the score by the text prompt only, or by EVL's
+            decoder.
 
     Returns:
         (B, T, h, w), float32, not negative.

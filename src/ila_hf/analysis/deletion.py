@@ -43,8 +43,10 @@ def deletion_check(
     """Hide what a map highlights, and compare the fall of the score with that of hiding as much at random.
 
     In every frame the patches with the highest values are replaced by the mean colour of the frame; equal values are
-    ordered at random. The score is the logit of the class. A map that tells what the score depends on makes it fall by
-    more than random patches do; one that does not, tells something else.
+    ordered at random. At random, they are moved elsewhere: one permutation of the places for all frames, so that what
+    is hidden stays, or moves, in time as much as what the map highlights. The score is the logit of the class. A map
+    that tells what the score depends on makes it fall by more than random patches do; one that does not, tells
+    something else.
 
     Args:
         model: A classification model.
@@ -71,10 +73,7 @@ def deletion_check(
     values = attribution.detach().float().cpu().flatten(2)  # (B, T, N)
     hidden = max(1, round(share * values.shape[2]))
 
-    def random_order() -> torch.Tensor:
-        return torch.rand(values.shape, generator=generator).argsort(2)
-
-    order = random_order()
+    order = torch.rand(values.shape, generator=generator).argsort(2)
     highlighted = order.gather(2, values.gather(2, order).argsort(dim=2, descending=True, stable=True))
     with observed(model):
         logits = run_clips(model, pixel_values).logits
@@ -90,10 +89,10 @@ def deletion_check(
         whole: torch.Tensor = logits.gather(1, classes[:, None])[:, 0].float().cpu()
         mask = torch.zeros_like(values, dtype=torch.bool)
         size = attribution.shape[2:]
-        fall = drop(mask.scatter(2, highlighted[:, :, :hidden], True).unflatten(2, size))
-        random = torch.stack(
-            [drop(mask.scatter(2, random_order()[:, :, :hidden], True).unflatten(2, size)) for _ in range(draws)]
-        )
+        mask = mask.scatter(2, highlighted[:, :, :hidden], True)
+        fall = drop(mask.unflatten(2, size))
+        moved = [mask[:, :, torch.randperm(mask.shape[2], generator=generator)] for _ in range(draws)]
+        random = torch.stack([drop(places.unflatten(2, size)) for places in moved])
     return DeletionCheck(classes.cpu(), whole, fall, random.mean(0), random.std(0), hidden, draws)
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from datasets import Dataset
 from torch import nn
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..data.video_clips import IGNORED_LABEL, ClipReader, VideoClips, collate_clips, video_name
 from ..data.video_data import load_videos
+from ..demo.motion_videos import MOTION_SETS, kind_of_motion_videos
 from ..evaluation.views import predict
 
 
@@ -73,7 +75,7 @@ def frame_order_scores(
     Args:
         model: A classification model; it is set to evaluation mode.
         batches: Of `pixel_values` (B, T, 3, H, W), or (B, V, T, 3, H, W), and `labels` (B,); -100, that of a clip that
-            could not be read, is no hit.
+            could not be read, is no hit. They are moved to the device of the model.
         pairs: The number of the pair of each clip, in the order of the batches; see [`pair_accuracy`].
         seed: Of the random orders.
 
@@ -82,14 +84,14 @@ def frame_order_scores(
     """
     generator = torch.Generator().manual_seed(seed)
     model.eval()
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     hits: list[bool] = []
     shuffled_hits: list[bool] = []
     for batch in batches:
-        clips, labels = batch["pixel_values"], batch["labels"]
-        shuffled = {"pixel_values": shuffle_frames(clips, generator), "labels": labels}
-        for found, each in ((hits, batch), (shuffled_hits, shuffled)):
-            is_hit = predict(model, each).argmax(1).cpu() == labels.cpu()
-            found += (is_hit & (labels.cpu() != IGNORED_LABEL)).tolist()
+        clips, labels = batch["pixel_values"].to(device), batch["labels"].to(device)
+        for found, shown in ((hits, clips), (shuffled_hits, shuffle_frames(clips, generator))):
+            is_hit = predict(model, {"pixel_values": shown, "labels": labels}).argmax(1) == labels
+            found += (is_hit & (labels != IGNORED_LABEL)).tolist()
     if not hits:
         raise ValueError("There must be at least one clip, got none.")
     return FrameOrderScores(
@@ -99,29 +101,39 @@ def frame_order_scores(
     )
 
 
+def numbers_of_pairs(videos: Dataset) -> list[int]:
+    """The number of the pair of each video: of files whose names are numbers, 2 i and 2 i + 1 are a pair.
+
+    Raises:
+        ValueError: For another name, and for a set of `ila-hf motion-videos` that is not one of pairs.
+    """
+    names = [Path(video_name(video)) for video in videos["video"]]
+    for name in names:
+        if not name.stem.isdecimal():
+            raise ValueError(f"Videos in pairs have numbers for names, such as 0000012.mp4, got {name.name!r}.")
+    for folder in {name.parents[2] for name in names if len(name.parents) > 2}:  # <split>/<class>/<number>
+        kind = kind_of_motion_videos(folder)
+        if kind is not None and not MOTION_SETS[kind].in_pairs:
+            raise ValueError(f"The videos in {str(folder)!r} are of the kind {kind!r}, which is not made of pairs.")
+    return [int(name.stem) // 2 for name in names]
+
+
 def score_videos(model: str, videos: str, in_pairs: bool = False, batch_size: int = 8) -> FrameOrderScores:
     """[`frame_order_scores`] of a saved model on labelled videos. One that cannot be read counts as wrong.
 
     Args:
         model: Folder or Hub id of a classification model with its video processor.
         videos: Folder or list, see [`load_videos`].
-        in_pairs: The names of the files are numbers, of which 2 i and 2 i + 1 are a pair, as `ila-hf motion-videos`
-            makes them.
+        in_pairs: They are minimal pairs, see [`numbers_of_pairs`].
         batch_size: Clips that the model sees at once.
 
     Raises:
-        ValueError: For pairs whose files have other names; as [`load_videos`] and [`frame_order_scores`] do.
+        ValueError: As [`load_videos`], [`numbers_of_pairs`] and [`frame_order_scores`] do.
     """
-    classifier = AutoModelForVideoClassification.from_pretrained(model)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier = AutoModelForVideoClassification.from_pretrained(model).to(device)
     rows = load_videos(videos, [classifier.config.id2label[i] for i in range(classifier.config.num_labels)])
     reader = ClipReader(AutoVideoProcessor.from_pretrained(model), train=False, on_error="wrong")
     clips = VideoClips(rows, reader)
-    pairs = None
-    if in_pairs:
-        names = [Path(video_name(video)).stem for video in clips.data["video"]]
-        for name in names:
-            if not name.isdecimal():
-                raise ValueError(f"Videos in pairs have numbers for names, such as 0000012.mp4, got {name!r}.")
-        pairs = [int(name) // 2 for name in names]
     loader = torch.utils.data.DataLoader(clips, batch_size=batch_size, collate_fn=collate_clips)
-    return frame_order_scores(classifier, loader, pairs)
+    return frame_order_scores(classifier, loader, numbers_of_pairs(rows) if in_pairs else None)

@@ -138,7 +138,7 @@ TABLES: dict[str, list[PaperRow]] = {
     ],
     "11": [
         PaperRow("without the prompt", None, 80.8, fields={"prompt_num_hidden_layers": 0}),
-        PaperRow("with the prompt", None, 81.3),
+        PaperRow("with the prompt", None, 81.3, fields={"prompt_num_hidden_layers": 2}),
     ],
     "15": [PaperRow("joint space-time attention", 71, vision=_module("joint"), note=_JOINT)],
 }

@@ -116,6 +116,8 @@ def run(arguments: argparse.Namespace) -> None:
             if value is not None:
                 print(f"{name}: {100 * value:.2f} %")
         return
+    if arguments.pairs:
+        raise ValueError("`pairs` is for `model` and `videos`.")
     matrix, names = read_confusion_matrix(arguments.confusion_matrix)
     files = (arguments.temporal_classes, arguments.static_classes)
     if (arguments.benchmark is None) != all(files) or (arguments.benchmark is not None and any(files)):

@@ -80,9 +80,14 @@ def paint(
     return painted
 
 
-def draw_length(rng: np.random.Generator) -> tuple[int, int]:
-    """Number of frames and frames per second of a clip."""
-    return int(rng.integers(16, 41)), int(rng.choice([12, 15, 24, 25, 30]))
+def draw_length(rng: np.random.Generator, reversible: bool = False) -> tuple[int, int]:
+    """Number of frames and frames per second of a clip.
+
+    Of a multiple of 16 frames, the 8 in the middle of equal parts are others when it is played backwards; a reversible
+    clip has another length.
+    """
+    num_frames, fps = int(rng.integers(16, 41)), int(rng.choice([12, 15, 24, 25, 30]))
+    return num_frames + int(reversible and num_frames % 16 == 0), fps
 
 
 def to_clip(frames: Sequence[np.ndarray]) -> np.ndarray:

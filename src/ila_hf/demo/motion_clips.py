@@ -57,15 +57,17 @@ def _path(rng: np.random.Generator, pair: int, num_frames: int) -> tuple[np.ndar
     return x * SIZE, y * SIZE, radius * SIZE
 
 
-def draw_motion(rng: np.random.Generator, pair: int, backgrounds: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, int]:
+def draw_motion(
+    rng: np.random.Generator, pair: int, backgrounds: Sequence[np.ndarray] = (), reversible: bool = False
+) -> tuple[np.ndarray, int]:
     """Draw one bright object with the first motion of `OPPOSITES[pair]`.
 
-    Object, colour, position, speed, length, frame rate and background vary.
+    Object, colour, position, speed, length, frame rate and background vary; of the length see [`draw_length`].
 
     Returns:
         Frames (T, 64, 64, 3), uint8; frames per second.
     """
-    num_frames, fps = draw_length(rng)
+    num_frames, fps = draw_length(rng, reversible)
     scenery = texture(rng, backgrounds)
     shape = SHAPES[rng.integers(len(SHAPES))]
     colour = rng.uniform(0.3, 1.0, 3)

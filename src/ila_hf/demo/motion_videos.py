@@ -2,6 +2,7 @@
 """Small labelled video sets, made on the spot: `ila-hf motion-videos`."""
 
 import argparse
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -29,8 +30,7 @@ class MotionSet(NamedTuple):
     Args:
         draw: Draws clip `index` of the set `seed` with backgrounds: frames (T, 64, 64, 3), uint8; class; frames per
             second.
-        classes: Names, every one beside its opposite: of classes 2 i and 2 i + 1, each is what the other is, played
-            backwards or with the motions exchanged.
+        classes: Names, every one beside its opposite: of classes 2 i and 2 i + 1, each is the other played backwards.
         in_pairs: Whether clips 2 i and 2 i + 1 are a minimal pair; else every clip has a scene of its own.
         help: What it shows.
     """
@@ -62,8 +62,17 @@ def _numbered(splits: dict[str, int]) -> Iterator[tuple[str, int]]:
         yield from ((split, position * SPLIT_STRIDE + i) for i in range(count))
 
 
+_KIND_FILE = ".motion_videos.json"  # hidden: those who look for videos pass it over
+
+
+def kind_of_motion_videos(folder: Path) -> str | None:
+    """The kind of the set in a folder, one of `MOTION_SETS`; None if it is not one of [`make_motion_videos`]."""
+    file = folder / _KIND_FILE
+    return json.loads(file.read_text())["kind"] if file.is_file() else None
+
+
 def make_motion_videos(output_dir: str | Path, splits: dict[str, int], seed: int = 0, kind: str = "easy") -> None:
-    """Write a labelled set of mp4 files, `output_dir/<split>/<class>/<number>.mp4`.
+    """Write a labelled set of mp4 files, `output_dir/<split>/<class>/<number>.mp4`, and what kind it is.
 
     Args:
         output_dir: Folder to write; created if needed.
@@ -73,7 +82,7 @@ def make_motion_videos(output_dir: str | Path, splits: dict[str, int], seed: int
 
     Raises:
         ValueError: For another kind; if a split has fewer clips than there are classes, more than a million, or half a
-            pair.
+            pair; and for a folder that has another kind, or another seed, already.
     """
     if kind not in MOTION_SETS:
         raise ValueError(f"`kind` must be one of {', '.join(MOTION_SETS)}, got {kind!r}.")
@@ -84,6 +93,11 @@ def make_motion_videos(output_dir: str | Path, splits: dict[str, int], seed: int
             raise ValueError(f"The split {split!r} must have {allowed}, got {count}.")
         if in_pairs and count % 2:
             raise ValueError(f"The clips of {kind!r} are in pairs: the split {split!r} must be even, got {count}.")
+    file, made = Path(output_dir) / _KIND_FILE, {"kind": kind, "seed": seed}
+    if file.is_file() and json.loads(file.read_text()) != made:
+        raise ValueError(f"{str(output_dir)!r} holds clips of {file.read_text().strip()}: give another folder.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(made) + "\n")
     backgrounds = load_backgrounds()
     for split, index in tqdm(list(_numbered(splits)), desc="Drawing clips", unit="clip"):
         frames, label, fps = draw(index, seed, backgrounds)
