@@ -25,8 +25,8 @@ demo: .venv/installed  ## make videos, train a small ILA on them, evaluate it, r
 test: .venv/installed  ## run the tests, one process per core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
-test-slow: .venv/installed  ## run the slow tests
-	$(BIN)/python -m pytest -m slow
+test-slow: .venv/installed  ## run the slow tests, one process per core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow --numprocesses logical --dist loadfile
 
 quality: .venv/installed  ## check format, style, types, and transformers' rules for model files
 	$(BIN)/ruff format --check .
