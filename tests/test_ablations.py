@@ -8,6 +8,7 @@ import torch
 from pages import ROOT
 from test_examples import load_script
 
+from ila_hf.analysis.ablation import mean_and_deviation
 from ila_hf.analysis.paper_tables import TABLES
 
 
@@ -73,6 +74,19 @@ def test_the_page_shows_what_the_script_wrote(script):
         assert f"## {found['arguments']['set']}, {found['arguments']['steps']} steps" in page
         for table in script.tables(found).values():
             assert table in page
+
+
+def test_what_the_readme_says_of_noise(script):
+    found = json.loads((ROOT / "benchmarks/results/ablations_noise_200.json").read_text())
+    top1 = {name: [run["top1"] for run in runs.values()] for name, runs in found["results"].items()}
+    shift, token = (
+        mean_and_deviation(top1.pop(json.dumps(vision)), 100.0)
+        for vision in ({"temporal_module": "shift"}, {"interaction_token": True})
+    )
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    assert f"temporal shift beats the interaction token: after 200 steps, {shift} to {token}" in readme
+    assert len(top1) == 11
+    assert max(map(max, top1.values())) <= 0.5
 
 
 def test_without_runs_there_is_no_report(script, tmp_path):
