@@ -50,6 +50,9 @@ def test_the_page_shows_what_the_script_wrote():
     found = json.loads((ROOT / "benchmarks" / "results" / "streaming.json").read_text())
     page = (ROOT / "docs" / "streaming.md").read_text()
     memory = list(found.pop("memory")["mebibytes"].values())
+    times = {(row["case"], row["name"]): row["milliseconds"] for row in found["frame"]["measurements"]}
+    share = times["linear, compiled", "next frame"] / times["linear", "clip"]
+    assert f"Compiled, a frame takes {share:.2f} of the time of the clip that is not" in page
     for table in script.tables(found).split("\n\n"):
         assert table in page
     assert f"from {memory[0]} to {memory[-1]} MiB" in page
@@ -60,6 +63,8 @@ def test_what_is_said_of_labelling_is_what_the_script_wrote():
     page = " ".join((ROOT / "docs" / "use.md").read_text().split())
     loop, label = (row["milliseconds"] / 1000 for row in found["pipeline"]["measurements"])
     assert f"{label:.1f} s, where a loop over the pipeline takes {loop:.1f} s" in page
+    one, two = (row["milliseconds"] / 1000 for row in found["processes"]["measurements"])
+    assert f"two processes with a core each take {two:.1f} s, one {one:.1f} s" in page
     kills = found["kills"]
     assert kills["equal_to_an_uninterrupted_run"]
     assert f"Killed {kills['kills']} times" in page
