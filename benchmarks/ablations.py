@@ -1,7 +1,7 @@
 """Tables 4, 5, 6, 8 and 9 of the paper on motion videos: a tiny model for every row, over several seeds.
 
-    python benchmarks/ablations.py --set noise       # about 100 minutes on one core; another set may run beside it
-    python benchmarks/ablations.py --report          # only the tables, of the runs made so far
+    python benchmarks/ablations.py --set noise --steps 200    # an hour on one core; another set may run beside it
+    python benchmarks/ablations.py --report                   # only the tables, of the runs made so far
 
 Clips, sizes, optimizer, schedule, batches and loss are those of compare_architectures.py, and with the steps the same
 for all rows; nothing was tuned for one of them. Of the held-out clips, and of their partners in minimal pairs (the
@@ -18,19 +18,18 @@ script makes only the runs that are missing.
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from compare_architectures import SETTINGS, freeze_texts, load_results, make_clips, train, write_results
+from compare_architectures import parse_run_arguments, run_missing, train
 from torch import nn
 
 from ila_hf import ILAForVideoTextClassification
 from ila_hf.analysis import frame_distances, frame_order_scores, patches_of_frames
 from ila_hf.analysis.ablation import ablation_table
 from ila_hf.analysis.paper_tables import TABLES, PaperRow
-from ila_hf.demo.motion_videos import MOTION_SETS, SPLIT_STRIDE
+from ila_hf.demo.motion_videos import MOTION_SETS
 from ila_hf.demo.tiny import tiny_config, tiny_tokenizer
 
 
@@ -56,7 +55,8 @@ def build_model(row: PaperRow, classes: tuple[str, ...]) -> nn.Module:
     """An untrained tiny model with what the row changes, its text tower frozen."""
     model = ILAForVideoTextClassification(tiny_config(row.vision, **(row.fields or {})))
     model.set_class_texts(classes, tiny_tokenizer())
-    return freeze_texts(model)
+    model.freeze("text")
+    return model.train()
 
 
 def with_partners(set_name: str, clips: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -78,44 +78,24 @@ def score(model: nn.Module, set_name: str, clips: torch.Tensor, labels: torch.Te
     return {name: round(value, 6) for name, value in found.items()}
 
 
-def run_missing(arguments: argparse.Namespace) -> None:
-    """Make the runs that the file of the set does not hold, seed by seed; each is written when it is done."""
-    torch.set_num_threads(arguments.threads)
-    file = arguments.output_dir / f"ablations_{arguments.set}_{arguments.steps}.json"
-    found = load_results(file, {"set": arguments.set, **{name: getattr(arguments, name) for name in SETTINGS}})
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
-    for seed in arguments.seeds:
-        rows = rows_of_tables(arguments.tables)
-        if arguments.rows:
-            rows = {name: row for name, row in rows.items() if row.name in arguments.rows}
-        missing = {name: row for name, row in rows.items() if str(seed) not in found["results"].get(name, {})}
-        if not missing:
-            continue
-        data = {
-            "train": make_clips(arguments.set, 0, arguments.train_clips, seed),
-            "test": make_clips(arguments.set, SPLIT_STRIDE, arguments.test_clips, seed),
-        }
-        for name, row in missing.items():
-            start = time.process_time()
-            torch.manual_seed(seed)
-            model = build_model(row, MOTION_SETS[arguments.set].classes)
-            curve = train(model, row.name, seed, data, arguments)
-            run = {**score(model, arguments.set, *data["test"]), "curve": curve}
-            found["results"].setdefault(name, {})[str(seed)] = run
-            found["cpu_seconds"].setdefault(name, {})[str(seed)] = round(time.process_time() - start, 1)
-            write_results(file, found)
+def ablate(arguments: argparse.Namespace) -> None:
+    """Make the runs of a set that are missing."""
+    rows = rows_of_tables(arguments.tables)
+    classes = MOTION_SETS[arguments.set].classes
+
+    def run(name: str, seed: int, data: dict[str, tuple], found: dict[str, Any]) -> dict[str, Any]:
+        model = build_model(rows[name], classes)
+        curve = train(model, rows[name].name, seed, data, arguments)
+        return {**score(model, arguments.set, *data["test"]), "curve": curve}
+
+    run_missing(arguments, arguments.output_dir / f"ablations_{arguments.set}_{arguments.steps}.json", rows, run)
 
 
 def tables(found: dict[str, Any]) -> dict[str, str]:
     """Every table that has runs, as markdown."""
     printed = {}
     for table in ROWS:
-        results = {}
-        for row in TABLES[table]:
-            runs = found["results"].get(run_name(row), {})
-            results[row.name] = {
-                seed: {name: value for name, value in run.items() if name != "curve"} for seed, run in runs.items()
-            }
+        results = {row.name: found["results"].get(run_name(row), {}) for row in TABLES[table]}
         if any(results.values()):
             printed[table] = ablation_table(TABLES[table], results)
     return printed
@@ -135,24 +115,10 @@ def report(output_dir: Path) -> None:
 def main() -> None:
     """Make the missing runs, then report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=list(MOTION_SETS), default="noise")
     parser.add_argument("--tables", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--rows", nargs="+", help="only rows of these names (default: all of the tables)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--eval_steps", type=int, default=50)
-    parser.add_argument("--train_clips", type=int, default=8000)
-    parser.add_argument("--test_clips", type=int, default=480)
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--learning_rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=1, help="another number rounds, and so learns, differently")
-    parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--report", action="store_true", help="only print the tables")
-    arguments = parser.parse_args()
-    if arguments.steps % arguments.eval_steps:
-        parser.error(f"--steps {arguments.steps} must be a multiple of --eval_steps {arguments.eval_steps}")
+    arguments = parse_run_arguments(parser, dict.fromkeys(MOTION_SETS, 400))
     if not arguments.report:
-        run_missing(arguments)
+        ablate(arguments)
     report(arguments.output_dir)
 
 

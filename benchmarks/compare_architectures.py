@@ -26,7 +26,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ from transformers import XCLIPConfig, XCLIPModel, get_cosine_schedule_with_warmu
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from ila_hf import ILAForVideoTextClassification, sample_frame_indices
-from ila_hf.data.whole_files import replace_file
+from ila_hf.analysis.ablation import show_mean
+from ila_hf.data.whole_files import replace_text
 from ila_hf.demo.drawing import load_backgrounds
 from ila_hf.demo.motion_videos import MOTION_SETS, SPLIT_STRIDE
 from ila_hf.demo.tiny import tiny_config, tiny_processor, tiny_tokenizer
@@ -58,7 +59,6 @@ MODELS: dict[str, dict[str, Any] | None] = {
     "paper + interaction token": {"interaction_token": True},
     "released": {"architecture": "released"},
 }
-SETS = ("easy", "hard")
 STEPS = {"easy": 400, "hard": 600}
 SETTINGS = ("steps", "eval_steps", "train_clips", "test_clips", "batch_size", "learning_rate", "threads")
 
@@ -109,11 +109,6 @@ def build_model(name: str, class_texts: Sequence[str]) -> nn.Module:
     else:
         model = ILAForVideoTextClassification(tiny_config(fields))
         model.set_class_texts(class_texts, tiny_tokenizer())
-    return freeze_texts(model)
-
-
-def freeze_texts(model: nn.Module) -> nn.Module:
-    """The model in training mode, its text tower frozen."""
     for parameter_name, parameter in model.named_parameters():
         if "text_model." in parameter_name or "text_projection." in parameter_name:
             parameter.requires_grad_(False)
@@ -188,20 +183,25 @@ def load_results(file: Path, settings: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def write_results(file: Path, found: dict[str, Any]) -> None:
-    """Replace the file; a stop while writing loses nothing."""
-    content = json.dumps(found, indent=2).encode() + b"\n"
-    replace_file(file, lambda opened: opened.write(content))
+def run_missing(
+    arguments: argparse.Namespace,
+    file: Path,
+    names: Iterable[str],
+    run: Callable[[str, int, dict[str, tuple], dict[str, Any]], dict[str, Any]],
+) -> None:
+    """Make the runs that a file does not hold, seed by seed; each is written when it is done.
 
-
-def run_missing(arguments: argparse.Namespace) -> None:
-    """Make the runs that the file of the set does not hold, seed by seed; each is written when it is done."""
+    Args:
+        arguments: Of [`parse_run_arguments`].
+        file: Of the results.
+        names: Of the runs of every seed.
+        run: Makes one, after torch has its seed: name, seed, clips, and the content of the file -> its result.
+    """
     torch.set_num_threads(arguments.threads)
-    file = arguments.output_dir / f"compare_architectures_{arguments.set}.json"
     found = load_results(file, {"set": arguments.set, **{name: getattr(arguments, name) for name in SETTINGS}})
-    arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     for seed in arguments.seeds:
-        missing = [name for name in arguments.models if str(seed) not in found["results"].get(name, {})]
+        missing = [name for name in names if str(seed) not in found["results"].get(name, {})]
         if not missing:
             continue
         data = {
@@ -211,11 +211,21 @@ def run_missing(arguments: argparse.Namespace) -> None:
         for name in missing:
             start = time.process_time()
             torch.manual_seed(seed)
-            model = build_model(name, MOTION_SETS[arguments.set].classes)
-            found["parameters"][name] = count_parameters(model)
-            found["results"].setdefault(name, {})[str(seed)] = train(model, name, seed, data, arguments)
+            found["results"].setdefault(name, {})[str(seed)] = run(name, seed, data, found)
             found["cpu_seconds"].setdefault(name, {})[str(seed)] = round(time.process_time() - start, 1)
-            write_results(file, found)
+            replace_text(file, json.dumps(found, indent=2) + "\n")
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """Make the runs of a set that are missing."""
+    classes = MOTION_SETS[arguments.set].classes
+
+    def run(name: str, seed: int, data: dict[str, tuple], found: dict[str, Any]) -> dict[str, float]:
+        model = build_model(name, classes)
+        found["parameters"][name] = count_parameters(model)
+        return train(model, name, seed, data, arguments)
+
+    run_missing(arguments, arguments.output_dir / f"compare_architectures_{arguments.set}.json", arguments.models, run)
 
 
 def mean_and_deviation(curves: dict[str, dict[str, float]]) -> dict[int, tuple[float, float]]:
@@ -229,23 +239,22 @@ def mean_and_deviation(curves: dict[str, dict[str, float]]) -> dict[int, tuple[f
 
 def table(found: dict[str, Any]) -> str:
     """Markdown table of a set: top-1 in %, mean ± sample standard deviation, after up to six numbers of steps."""
-    results = {name: mean_and_deviation(found["results"][name]) for name in MODELS if name in found["results"]}
-    steps = list(next(iter(results.values())))
+    names = [name for name in MODELS if name in found["results"]]
+    steps = list(next(iter(found["results"][names[0]].values())))
     shown = steps[:: -math.ceil(len(steps) / 6)][::-1]
     lines = ["| model | trained parameters | seeds | " + " | ".join(f"{step} steps" for step in shown) + " |"]
     lines.append("|---|" + "---|" * (len(shown) + 2))
-    for name, statistics in results.items():
-        cells = [f"{found['parameters'][name]['trained'] / 1e6:.2f} M", str(len(found["results"][name]))]
-        several = len(found["results"][name]) > 1
-        for mean, deviation in (statistics[step] for step in shown):
-            cells.append(f"{mean:.1f} ± {deviation:.1f}" if several else f"{mean:.1f}")
+    for name in names:
+        curves = found["results"][name].values()
+        cells = [f"{found['parameters'][name]['trained'] / 1e6:.2f} M", str(len(curves))]
+        cells += [show_mean([100 * curve[step] for curve in curves], 1) for step in shown]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def report(output_dir: Path) -> None:
     """Print the table of every set that has runs and draw compare_architectures.png."""
-    files = {name: output_dir / f"compare_architectures_{name}.json" for name in SETS}
+    files = {name: output_dir / f"compare_architectures_{name}.json" for name in STEPS}
     sets = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     if not sets:
         raise ValueError(f"{output_dir} holds no compare_architectures_<set>.json: make runs first, with --set.")
@@ -267,13 +276,16 @@ def report(output_dir: Path) -> None:
     plt.close(figure)
 
 
-def main() -> None:
-    """Make the missing runs, then report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--set", choices=SETS, default="easy")
+def parse_run_arguments(parser: argparse.ArgumentParser, steps: dict[str, int]) -> argparse.Namespace:
+    """Add what scripts with such runs have in common, and parse.
+
+    Args:
+        parser: With the arguments of the script itself.
+        steps: Of each set, if not told otherwise.
+    """
+    parser.add_argument("--set", choices=list(steps), default=next(iter(steps)))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
+    parser.add_argument("--steps", type=int, help=f"default: {steps}")
     parser.add_argument("--eval_steps", type=int, default=50)
     parser.add_argument("--train_clips", type=int, default=8000)
     parser.add_argument("--test_clips", type=int, default=480)
@@ -281,13 +293,21 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=1, help="another number rounds, and so learns, differently")
     parser.add_argument("--output_dir", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--report", action="store_true", help="only print the tables and draw the picture")
+    parser.add_argument("--report", action="store_true", help="only show the runs made so far")
     arguments = parser.parse_args()
-    arguments.steps = arguments.steps or STEPS[arguments.set]
+    arguments.steps = arguments.steps or steps[arguments.set]
     if arguments.steps % arguments.eval_steps:
         parser.error(f"--steps {arguments.steps} must be a multiple of --eval_steps {arguments.eval_steps}")
+    return arguments
+
+
+def main() -> None:
+    """Make the missing runs, then report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    arguments = parse_run_arguments(parser, STEPS)
     if not arguments.report:
-        run_missing(arguments)
+        compare(arguments)
     report(arguments.output_dir)
 
 

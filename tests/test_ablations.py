@@ -8,7 +8,7 @@ import torch
 from pages import ROOT
 from test_examples import load_script
 
-from ila_hf.analysis.ablation import mean_and_deviation
+from ila_hf.analysis.ablation import show_mean
 from ila_hf.analysis.paper_tables import TABLES
 
 
@@ -17,7 +17,7 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # where a script finds the others
     threads = torch.get_num_threads()
     module = load_script("benchmarks/ablations.py")
-    monkeypatch.setitem(module.make_clips.__globals__, "load_backgrounds", list)
+    monkeypatch.setattr("compare_architectures.load_backgrounds", list)
     yield module
     torch.set_num_threads(threads)
 
@@ -48,9 +48,6 @@ def test_rows_are_trained_and_scored_once(script, monkeypatch, tmp_path, capsys)
     assert json.loads(file.read_text()) == found
     with pytest.raises(ValueError, match="holds runs with batch_size=8, not 4"):
         run(script, monkeypatch, tmp_path, *words, "--batch_size", "4")
-    run(script, monkeypatch, tmp_path, "--set", "two_events", "--seeds", "1", "--tables", "4", "--rows", "ILA")
-    seeds = {name: list(runs) for name, runs in json.loads(file.read_text())["results"].items()}
-    assert seeds == {name: ["0", "1"] if name == "{}" else ["0"] for name in found["results"]}
 
 
 def test_partners_of_clips(script):
@@ -76,17 +73,27 @@ def test_the_page_shows_what_the_script_wrote(script):
             assert table in page
 
 
-def test_what_the_readme_says_of_noise(script):
+def test_what_is_said_of_noise(script):
     found = json.loads((ROOT / "benchmarks/results/ablations_noise_200.json").read_text())
     top1 = {name: [run["top1"] for run in runs.values()] for name, runs in found["results"].items()}
     shift, token = (
-        mean_and_deviation(top1.pop(json.dumps(vision)), 100.0)
+        show_mean([100 * value for value in top1.pop(json.dumps(vision))], 1)
         for vision in ({"temporal_module": "shift"}, {"interaction_token": True})
     )
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert f"temporal shift beats the interaction token: after 200 steps, {shift} to {token}" in readme
     assert len(top1) == 11
     assert max(map(max, top1.values())) <= 0.5
+    page = " ".join((ROOT / "docs" / "ablations.md").read_text().split())
+    third, *learned = sorted(100 * run["top1"] for run in found["results"]['{"interaction_token": true}'].values())
+    assert f"{learned[0]:.1f} and {learned[1]:.1f} % with two seeds" in page
+    assert third == 25  # chance
+    distances = {
+        row.name: [run["earth_movers"] for run in found["results"][script.run_name(row)].values()]
+        for row in TABLES["4"]
+        if row.earth_movers is not None
+    }
+    assert max(distances.pop("ILA")) < min(map(min, distances.values()))
 
 
 def test_without_runs_there_is_no_report(script, tmp_path):

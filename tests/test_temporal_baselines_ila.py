@@ -36,7 +36,7 @@ MODULES = {
     "aim": ({"num_frames": T}, True),
     "aim twice": ({"num_frames": T, "before_temporal_attention": True, "joint_scale": 1.0}, True),
 }
-EXPORTED = ("shift of keys and values", "ata", "aim twice")  # in the default suite; an export takes ten seconds
+EXPORTED = ("shift of keys and values", "ata", "aim twice")  # in the default suite: exports take long
 every = pytest.mark.parametrize("name", MODULES)
 
 

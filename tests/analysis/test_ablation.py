@@ -11,6 +11,7 @@ from ila_hf.__main__ import main
 from ila_hf.analysis import ablation, ablation_table
 from ila_hf.analysis.ablation import ABLATIONS, row_config
 from ila_hf.analysis.paper_tables import TABLES, PaperRow
+from ila_hf.data.run_folders import in_use
 from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import tiny_config
 from ila_hf.temporal_ila import make_temporal_module
@@ -126,7 +127,7 @@ def test_every_row_is_a_run_with_every_seed(trained, base, tmp_path, capsys):
     assert [seed for _, seed in trained.runs] == ["2", "2"]
     with pytest.raises(SystemExit):
         main(["ablate", "11", "--output_dir", str(output), *base[:-1], "4"])
-    assert "holds runs with arguments" in capsys.readouterr().err
+    assert "arguments.num_train_epochs was 2.0, is 4.0" in capsys.readouterr().err
 
 
 def test_a_schedule_of_ones_own_stays(trained, base, tmp_path):
@@ -147,11 +148,14 @@ def test_a_killed_run_goes_on_with_the_same_arguments_only(trained, base, tmp_pa
         main([*words, "1e-3"])
     with pytest.raises(SystemExit):
         main([*words, "5e-5"])
-    assert "holds runs with arguments" in capsys.readouterr().err
+    assert "arguments.learning_rate was 0.001, is 5e-05" in capsys.readouterr().err
+    with in_use(tmp_path / "out"), pytest.raises(SystemExit):
+        main([*words, "1e-3"])
+    assert "is in use by another run" in capsys.readouterr().err
     tiny_config({"num_attention_heads": 4}).save_pretrained(tmp_path / "config")
     with pytest.raises(SystemExit):
         main([*words, "1e-3"])
-    assert "holds runs with config" in capsys.readouterr().err
+    assert "config.vision_config.num_attention_heads was 2, is 4" in capsys.readouterr().err
 
 
 def test_a_run_without_an_evaluation_has_failed(base, tmp_path, monkeypatch):

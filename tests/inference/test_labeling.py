@@ -21,6 +21,7 @@ from transformers import pipeline
 
 from ila_hf import ILAForVideoClassification
 from ila_hf.__main__ import main
+from ila_hf.data.run_folders import in_use
 from ila_hf.data.video_data import load_unlabelled
 from ila_hf.demo.drawing import write_video
 from ila_hf.demo.motion_clips import draw_clip
@@ -195,7 +196,7 @@ def test_what_is_refused(labeler, model, videos, tmp_path):
             VideoLabeler(model, **{name: 0})
     files = find_videos(str(videos))
     folder = ResultFolder(tmp_path / "used", labeler.fingerprint(), labeler.schema)
-    with folder.in_use(), pytest.raises(ValueError, match="used' is in use by another run"):
+    with in_use(folder.folder), pytest.raises(ValueError, match="used' is in use by another run"):
         label_videos(files, tmp_path / "used", labeler)
     with pytest.raises(ValueError, match="`shard_size` must be at least 1, got 0"):
         label_videos(files, tmp_path, labeler, shard_size=0)

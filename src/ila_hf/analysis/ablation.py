@@ -17,17 +17,17 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_ila import ILAConfig
+from ..data.run_folders import check_bound, in_use
 from ..data.video_data import load_videos
-from ..data.whole_files import replace_file
+from ..data.whole_files import replace_text
 from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES
 from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
@@ -41,16 +41,29 @@ ABLATIONS = ("4", "6", "7", "8", "9", "11", "15")
 # What the table decides
 _OWN = ("seed", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval")
 _KINDS = (ModelArguments, DataArguments, ILATrainingArguments)
-# What a table shows of a run: names in the results, and headings
-COLUMNS = {"top1": "top-1", "pair_accuracy": "pairs", "shuffled_top1": "shuffled", "earth_movers": "earth mover's"}
 
 
-def mean_and_deviation(values: Sequence[float], scale: float = 1.0) -> str:
-    """Mean ± sample standard deviation over the seeds; of one seed, the value."""
-    scaled = [scale * value for value in values]
-    digits = 1 if scale == 100 else 3
-    mean = f"{statistics.fmean(scaled):.{digits}f}"
-    return mean if len(scaled) < 2 else f"{mean} ± {statistics.stdev(scaled):.{digits}f}"
+class Column(NamedTuple):
+    """What a table shows of a run: its heading, and by what the value is multiplied, with so many digits."""
+
+    heading: str
+    scale: float = 100.0
+    digits: int = 1
+
+
+#: By what the results call it
+COLUMNS = {
+    "top1": Column("top-1"),
+    "pair_accuracy": Column("pairs"),
+    "shuffled_top1": Column("shuffled"),
+    "earth_movers": Column("earth mover's", 1.0, 3),
+}
+
+
+def show_mean(values: Sequence[float], digits: int) -> str:
+    """Mean ± sample standard deviation; of one value, that."""
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -62,20 +75,20 @@ def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, 
             distances, as they are. A row that is not in it, or has no seed, is shown without.
     """
     measured = {name for runs in results.values() for run in runs.values() for name in run}
-    shown = [name for name in COLUMNS if name in measured]
-    distances = {row.name: row.earth_movers for row in rows if row.earth_movers is not None}
-    heads = [COLUMNS[name] for name in shown] + ["seeds", "paper: top-1"]
-    heads += ["paper: earth mover's"] if distances and "earth_movers" in shown else []
+    shown = {name: column for name, column in COLUMNS.items() if name in measured}
+    has_distances = "earth_movers" in shown and any(row.earth_movers is not None for row in rows)
+    heads = [*(column.heading for column in shown.values()), "seeds", "paper: top-1"]
+    heads += ["paper: earth mover's"] if has_distances else []
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for row in rows:
-        runs = list(results.get(row.name, {}).values())
+        runs = results.get(row.name, {}).values()
         cells = []
-        for name in shown:
-            values = [run[name] for run in runs if name in run]
-            cells.append(mean_and_deviation(values, 1.0 if name == "earth_movers" else 100.0) if values else "")
-        cells += [str(len(runs)), "" if row.top1 is None else f"{row.top1}"]
-        if distances and "earth_movers" in shown:
-            cells.append(f"{distances[row.name]}" if row.name in distances else "")
+        for name, column in shown.items():
+            values = [column.scale * run[name] for run in runs if name in run]
+            cells.append(show_mean(values, column.digits) if values else "")
+        cells.append(str(len(runs)))
+        for published in (row.top1, row.earth_movers) if has_distances else (row.top1,):
+            cells.append("" if published is None else f"{published}")
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -135,31 +148,27 @@ class Ablation:
         head = model_args.head or ("linear" if (model_args.config_name or "").endswith("ssv2") else None)
         if table == "11" and head == "linear":
             raise ValueError("Table 11 compares models with and without the text prompt: a linear head has none.")
-        self.arguments += [] if head is None else ["--head", head]
+        added = {} if head is None else {"head": head}
         if not given.keys() & {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}:
             # The last epoch is evaluated, not the best: the validation videos choose nothing
-            for name, value in {"eval_strategy": "no", "save_strategy": "epoch", "save_total_limit": "2"}.items():
-                self.arguments += [] if name in given else [f"--{name}", value]
+            schedule = {"eval_strategy": "no", "save_strategy": "epoch", "save_total_limit": "2"}
+            added |= {name: value for name, value in schedule.items() if name not in given}
+        self.arguments += [word for name, value in added.items() for word in (f"--{name}", value)]
         config = {name: value for name, value in self.config.to_dict().items() if name != "transformers_version"}
         made_with = {
             "table": table,
-            "arguments": self.arguments,
-            "config": json.loads(json.dumps(config, default=str)),
+            "arguments": {**given, **added},
+            "config": config,
             "order": self.order,
             "pairs": self.in_pairs,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
-        self.file, self.table_file = self.folder / "ablation.json", self.folder / "ablation.md"
-        self.found: dict[str, Any] = {**made_with, "results": {}}
-        self.failed: dict[str, str] = {}
+        self.file, self.failed = self.folder / "ablation.json", dict[str, str]()
+        self.found: dict[str, Any] = {**json.loads(json.dumps(made_with, default=str)), "results": {}}
         if self.file.exists():
-            self.found = json.loads(self.file.read_text())
-            for name, value in made_with.items():
-                if self.found[name] != value:
-                    raise ValueError(
-                        f"{str(self.file)!r} holds runs with {name} {self.found[name]}, not {value}: give another "
-                        "--output_dir."
-                    )
+            known = json.loads(self.file.read_text(encoding="utf-8"))
+            check_bound(self.folder, {**known, "results": {}}, self.found)
+            self.found = known
 
     def _check_videos(self) -> None:
         data = self.data
@@ -172,17 +181,21 @@ class Ablation:
             numbers_of_pairs(load_videos(data.validation_dir))
 
     def run(self, seeds: int) -> None:
-        """Make the runs that are missing, all rows of a seed before the next seed."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write()  # what they are made with, before the first is killed
-        for seed in range(seeds):
-            for row in TABLES[self.table]:
-                if str(seed) not in self.found["results"].get(row.name, {}):
-                    print(f"\nTable {self.table}, {row.name}, seed {seed}", flush=True)
-                    failure = self._run(row, seed)
-                    if failure is not None:
-                        self.failed[f"{row.name}, seed {seed}"] = failure
-                    self._write()
+        """Make the runs that are missing, all rows of a seed before the next seed.
+
+        Raises:
+            ValueError: If another run has the folder.
+        """
+        with in_use(self.folder):
+            self._write()  # what they are made with, before the first is killed
+            for seed in range(seeds):
+                for row in TABLES[self.table]:
+                    if str(seed) not in self.found["results"].get(row.name, {}):
+                        print(f"\nTable {self.table}, {row.name}, seed {seed}", flush=True)
+                        failure = self._run(row, seed)
+                        if failure is not None:
+                            self.failed[f"{row.name}, seed {seed}"] = failure
+                        self._write()
 
     def _run(self, row: PaperRow, seed: int) -> str | None:
         """Make a run and keep what it measured, or return why it failed."""
@@ -205,8 +218,8 @@ class Ablation:
         return None
 
     def _write(self) -> None:
-        for file, text in ((self.file, json.dumps(self.found, indent=2) + "\n"), (self.table_file, self.report())):
-            replace_file(file, partial(_write_text, text=text))
+        replace_text(self.file, json.dumps(self.found, indent=2) + "\n")
+        replace_text(self.folder / "ablation.md", self.report())
 
     def report(self) -> str:
         """The table as markdown, and how it was made."""
@@ -216,16 +229,12 @@ class Ablation:
             f"# Table {self.table}",
             ablation_table(TABLES[self.table], self.found["results"]),
             f"Mean ± sample standard deviation over the seeds, in %{views}. Every run, with the configuration of its "
-            f"row and its seed: `ila-hf train {shlex.join(self.found['arguments'])}`, {versions}. The paper's figures "
+            f"row and its seed: `ila-hf train {shlex.join(self.arguments)}`, {versions}. The paper's figures "
             "are top-1 on Kinetics-400 with ViT-B/32 and 8 frames.",
         ]
         if self.failed:
             lines.append("Failed: " + "; ".join(f"{run} ({why})" for run, why in self.failed.items()) + ".")
         return "\n\n".join(lines) + "\n"
-
-
-def _write_text(opened: BinaryIO, text: str) -> None:
-    opened.write(text.encode())
 
 
 def train(words: Sequence[str]) -> int:

@@ -31,3 +31,8 @@ def replace_file(file: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def replace_text(file: Path, text: str) -> None:
+    """[`replace_file`] with a text, as UTF-8."""
+    replace_file(file, lambda opened: opened.write(text.encode()))

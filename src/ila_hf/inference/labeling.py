@@ -23,6 +23,7 @@ from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..checks_ila import has_plain_weights
+from ..data.run_folders import in_use
 from ..data.unlabelled_videos import find_unlabelled
 from ..data.video_lists import as_text
 from ..data.worker_processes import WorkerError, map_in_processes
@@ -200,7 +201,7 @@ def label_videos(
     """
     state = PartialState(timeout=PATIENCE)
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
-    with folder.in_use() if state.is_main_process else nullcontext():
+    with in_use(folder.folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
             folder.plan(videos, shard_size)
         state.wait_for_everyone()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 
+from ..data.run_folders import in_use
 from ..data.video_lists import check_names
 from ..data.whole_files import replace_file
 from ..video_sources import is_url
@@ -79,7 +80,7 @@ def label_with_ray(
     labeler = VideoLabeler(model, **{**options, "device": "cpu"})
     output = Path(output_dir).resolve()
     folder = ResultFolder(output, {"engine": "ray", **labeler.fingerprint()}, labeler.schema)
-    with folder.in_use():
+    with in_use(folder.folder):
         folder.bind()
         table = pa.table({"path": pa.array(paths, pa.string())})
         replace_file(output / "videos.parquet", lambda file: pq.write_table(table, file))

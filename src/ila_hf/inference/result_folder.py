@@ -3,15 +3,14 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from ..data.whole_files import replace_file
+from ..data.run_folders import check_bound
+from ..data.whole_files import replace_file, replace_text
 
 
 Row = dict[str, Any]
@@ -54,34 +53,12 @@ class ResultFolder:
         file = self.folder / "run.json"
         if not file.exists():
             return
-        known = json.loads(file.read_text(encoding="utf-8"))
-        difference = list(_differences(known, self.fingerprint))
-        if difference:
-            more = f", and {len(difference) - 3} more" if len(difference) > 3 else ""
-            raise ValueError(
-                f"{str(self.folder)!r} has results of something else: {'; '.join(difference[:3])}{more}. Take another "
-                "folder."
-            )
-
-    @contextmanager
-    def in_use(self) -> Iterator[None]:
-        """Keep other runs out.
-
-        Raises:
-            ValueError: If there is one.
-        """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                yield
-        except Timeout as error:
-            raise ValueError(f"{str(self.folder)!r} is in use by another run.") from error
+        check_bound(self.folder, json.loads(file.read_text(encoding="utf-8")), self.fingerprint)
 
     def bind(self) -> None:
         """Write down what the rows depend on. For one process."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.fingerprint, indent=1) + "\n"
-        replace_file(self.folder / "run.json", lambda file: file.write(text.encode()))
+        replace_text(self.folder / "run.json", json.dumps(self.fingerprint, indent=1) + "\n")
 
     def plan(self, paths: Iterable[str], shard_size: int) -> None:
         """Bind the folder, and divide the videos that it does not know yet into shards. For one process.
@@ -97,8 +74,7 @@ class ResultFolder:
         new = [path for path in dict.fromkeys(paths) if path not in known]
         groups = [shard.paths for shard in shards] + [new[i : i + shard_size] for i in range(0, len(new), shard_size)]
         if new:
-            lines = "".join(json.dumps(group) + "\n" for group in groups)
-            replace_file(self.folder / "plan.jsonl", lambda file: file.write(lines.encode()))
+            replace_text(self.folder / "plan.jsonl", "".join(json.dumps(group) + "\n" for group in groups))
         self.bind()
 
     def shards(self) -> list[Shard]:
@@ -123,8 +99,7 @@ class ResultFolder:
             before = {row["path"]: row for row in self._read(shard.file)}
             rows = [before[row["path"]] if before[row["path"]]["error"] is None else row for row in rows]
         if self.file_format == "jsonl":
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            replace_file(shard.file, lambda file: file.write(text.encode()))
+            replace_text(shard.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         else:
             table = pa.Table.from_pylist(list(rows), self.schema)
             replace_file(shard.file, lambda file: pq.write_table(table, file))
@@ -140,12 +115,3 @@ class ResultFolder:
             return cast("list[Row]", pq.read_table(file, columns=columns).to_pylist())
         rows = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)
         return [row if columns is None else {name: row[name] for name in columns} for row in rows]
-
-
-def _differences(known: Any, given: Any, name: str = "") -> Iterator[str]:
-    """Such as "processor.num_frames was 8, is 16"."""
-    if isinstance(known, dict) and isinstance(given, dict):
-        for key in sorted(known.keys() | given.keys()):
-            yield from _differences(known.get(key), given.get(key), f"{name}.{key}" if name else key)
-    elif known != given:
-        yield f"{name} was {known!r}, is {given!r}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.whole_files import replace_file
+from ..data.whole_files import replace_text
 
 
 MARKER = "complete.json"  # written last; tells when, and holds the size of every other file
@@ -54,7 +54,7 @@ def mark_complete(folder: str | Path) -> None:
     files = (f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(MARKER))
     sizes = {str(f.relative_to(folder)): f.stat().st_size for f in files}
     text = json.dumps({"time": time.time_ns(), "sizes": sizes}, indent=2)
-    replace_file(folder / MARKER, lambda file: file.write(text.encode()))
+    replace_text(folder / MARKER, text)
 
 
 def unmark(folder: str | Path) -> None:
