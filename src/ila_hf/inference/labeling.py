@@ -127,6 +127,8 @@ class VideoLabeler:
     def results(self, clips: Sequence[tuple[np.ndarray | None, int | None, str | None]]) -> list[Row]:
         """Results of what [`ClipOfFile`] has read."""
         empty: Row = {name: None for name in self.schema.names if name != "path"}
+        if self.embed:  # pyarrow writes no missing list of a fixed size before version 25, but one of missing elements
+            empty["features"] = [None] * self.model.config.projection_dim
         rows = [{**empty, "num_frames": number, "error": error and as_text(error)} for _, number, error in clips]
         good = [i for i, (views, _, _) in enumerate(clips) if views is not None]
         for begin in range(0, len(good), self.batch_size):
