@@ -461,7 +461,9 @@ def test_what_is_refused(monkeypatch):
         for module in ("none", "shift"):
             with pytest.raises(ValueError, match=f"`{field}` must be .* with temporal_module='{module}'"):
                 make_model(ILAVisionModel, {"temporal_module": module, field: value})
-    with pytest.raises((TypeError, StrictDataclassError), match="num_frame"):
+    with pytest.raises(
+        ValueError, match=r"`temporal_options` of this module may have \['num_frames'.*got \['num_frame'\]"
+    ):
         make_model(ILAVisionModel, {"temporal_module": "divided", "temporal_options": {"num_frame": 8}})
     with pytest.raises(StrictDataclassError, match="shift_position"):
         make_model(ILAVisionModel, {"temporal_module": "shift", "temporal_options": {"shift_position": "output"}})

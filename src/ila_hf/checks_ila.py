@@ -6,6 +6,7 @@ Letters in shapes: see modeling_ila.py.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -175,6 +176,15 @@ def check_token_ids(input_ids: torch.Tensor, config: ILATextConfig) -> None:
     if config.eos_token_id != 2 and not ends.all():
         row = int((~ends).nonzero()[0])
         raise ValueError(f"Class text {row} has no end-of-text token (id {config.eos_token_id}).")
+
+
+def read_options(options_class: Any, options: dict[str, Any] | None, field: str) -> Any:
+    """The options that a field of a configuration gives, as their dataclass; refuse names that it does not have."""
+    options, known = options or {}, [each.name for each in fields(options_class)]
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise ValueError(f"`{field}` of this module may have {known}, got {unknown}.")
+    return options_class(**options)
 
 
 def check_plain_weights(model: Any, purpose: str) -> None:

@@ -35,6 +35,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.models.clip.modeling_clip import CLIPAttention
 
 from .alignment_ila import ILATemporalConv
+from .checks_ila import read_options
 from .configuration_ila import ILAConfig
 from .integration_ila import ILAMultiframeIntegration, attend, interpolate_positions
 
@@ -193,13 +194,13 @@ class ILAEVLDecoder(nn.Module):
     is a LayerNorm, dropout and a linear layer.
 
     Raises:
-        ValueError: For more layers than the trunk has.
+        ValueError: For more layers than the trunk has, and for options that are not of [`ILAEVLOptions`].
     """
 
     def __init__(self, config: ILAConfig):
         super().__init__()
         vision = config.vision_config
-        options = ILAEVLOptions(**(config.integration_options or {}))
+        options: ILAEVLOptions = read_options(ILAEVLOptions, config.integration_options, "integration_options")
         count = options.num_hidden_layers
         if count > vision.num_hidden_layers:
             raise ValueError(

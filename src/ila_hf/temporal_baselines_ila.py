@@ -19,6 +19,7 @@ from transformers import initialization as init
 from transformers.models.clip.modeling_clip import CLIPAttention
 
 from .alignment_ila import ILATemporalConv
+from .checks_ila import read_options
 from .configuration_ila import ILAVisionConfig
 from .outputs_ila import ILATemporalOutput
 
@@ -133,9 +134,9 @@ class ILABaselineModule(nn.Module):
 
     def __init__(self, config: ILAVisionConfig):
         super().__init__()
-        self.options: Any = (
-            None if self.options_class is None else self.options_class(**(config.temporal_options or {}))
-        )
+        self.options: Any = None
+        if self.options_class is not None:
+            self.options = read_options(self.options_class, config.temporal_options, "temporal_options")
 
     def forward(
         self, patches: torch.Tensor, prefix: torch.Tensor, grid: tuple[int, int], with_loss: bool = True
