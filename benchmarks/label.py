@@ -4,7 +4,7 @@
     python benchmarks/label.py --cases kills
     python benchmarks/label.py --report           # only the table, of the file that is there
 
-- "pipeline": 2 000 small files, of which 100 are damaged, by a tiny model, with two processes that read; beside a loop
+- "pipeline": 2 000 small files, of which 100 are damaged, by a tiny model, with one process that reads; beside a loop
   over the pipeline, which passes over bad files, with one, and the same batches.
 - "processes": a model that takes as long as reading a clip of 1280 pixels; one process on one core, which is all that
   it and the process that reads for it get, and two processes on two.
@@ -103,7 +103,7 @@ def compare_with_pipeline(folder: Path, rounds: int) -> dict[str, Any]:
     """The same files, from the start of the program to its end."""
     steps: dict[str, Callable[[], Any]] = {
         "loop over the pipeline": functools.partial(loop_over_pipeline, folder),
-        "label": functools.partial(run_command, folder, label(folder, "videos", "--num_workers", "2")),
+        "label": functools.partial(run_command, folder, label(folder, "videos")),
     }
     return {"measurements": [asdict(each) for each in measure(f"{FILES} files", steps, rounds, warm_up=0)]}
 

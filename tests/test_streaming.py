@@ -63,6 +63,8 @@ def test_what_is_said_of_labelling_is_what_the_script_wrote():
     page = " ".join((ROOT / "docs" / "use.md").read_text().split())
     loop, label = (row["milliseconds"] / 1000 for row in found["pipeline"]["measurements"])
     assert f"{label:.1f} s, where a loop over the pipeline takes {loop:.1f} s" in page
+    row = found["pipeline"]["measurements"][1]
+    assert f"{row['ratio']:.2f} ({row['low']:.2f}-{row['high']:.2f}) of its time" in page
     one, two = (row["milliseconds"] / 1000 for row in found["processes"]["measurements"])
     assert f"two processes with a core each take {two:.1f} s, one {one:.1f} s" in page
     kills = found["kills"]

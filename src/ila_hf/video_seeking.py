@@ -85,7 +85,7 @@ class Orientation(NamedTuple):
 
     def applied_to(self, frame: torch.Tensor) -> torch.Tensor:
         """(H, W, 3), upright."""
-        frame = torch.rot90(frame, self.rotation // 90)
+        frame = torch.rot90(frame, self.rotation // 90) if self.rotation else frame  # it would copy
         return frame.flip(1) if self.mirrored else frame
 
 

@@ -9,6 +9,7 @@ What takes long to import is imported when the processes that read have begun to
 """
 
 import argparse
+import gc
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -58,11 +59,13 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
         if arguments.num_actors is not None:
             raise ValueError("`num_actors` is for --engine ray.")
         start_fork_server(f"{__package__}.clip_of_file")
+    gc.disable()  # imports make half a million objects that stay: to look for cycles among them takes a second
     import torch
     from accelerate import PartialState
 
     from .labeling import PATIENCE, VideoLabeler, find_videos, label_videos
 
+    gc.enable()
     videos = find_videos(arguments.videos)
     options |= {name: getattr(arguments, name) for name in ("batch_size", "num_frames", "num_workers")}
     if arguments.engine == "ray":

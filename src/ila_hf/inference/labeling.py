@@ -226,8 +226,8 @@ def _complete(folder: ResultFolder, labeler: VideoLabeler, retry_failed: bool, s
             shard, parts = groups[number][0], found[groups[number][0].file]
             parts[number] = rows
             failed += sum(row["error"] is not None for row in rows)
+            progress.set_postfix(errors=failed, refresh=False)
             progress.update(len(rows))
-            progress.set_postfix(errors=failed)
             if sum(map(len, parts.values())) == len(shard.paths):
                 folder.write(shard, [row for _, part in sorted(found.pop(shard.file).items()) for row in part])
 
