@@ -185,6 +185,19 @@ def test_the_command_ends_and_refuses(folders, film, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_of_a_live_video_nothing_is_kept_that_nobody_asked_for(folders, film, tmp_path, capsys):
+    arguments = ["stream", "--model", folders["self"], "--video", str(film), "--input_format", "mp4"]
+    annotated, written = tmp_path / "annotated.mp4", tmp_path / "found.json"
+    main([*arguments, "--output", str(annotated)])
+    printed = capsys.readouterr().out
+    assert " s  " in printed  # classes, as they change
+    assert "timeline" not in printed
+    assert f"Wrote {annotated}." in printed
+    main([*arguments, "--timeline", str(written)])
+    assert "frames, timeline:" in capsys.readouterr().out
+    assert written.exists()
+
+
 def test_what_was_seen_is_written_before_an_error(folders, film, tmp_path, capsys, monkeypatch):
     def breaks(self, predict=Stream._answers):
         def answers(*arguments):

@@ -248,6 +248,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf stream`: print the best class whenever it changes, then the timeline; Ctrl-C ends a live video.
 
+    The scores of all frames are kept for the timeline; of a live video, which may go on for weeks, only if it is to be
+    written.
+
     Raises:
         ValueError: For a model that is not causal, and a timeline that is no .json, .csv or .vtt.
         VideoReadError: If the video cannot be read. What was seen of it is written first.
@@ -268,10 +271,13 @@ def run(arguments: argparse.Namespace) -> None:
     )
     predictions = stream(arguments.video, input_format=arguments.input_format)
     seen: list[Prediction] = []
+    keeps = arguments.timeline is not None or not live
     with ExitStack() as stack:
-        stack.callback(_report, seen, arguments)
+        video = None if arguments.output is None else AnnotatedVideo(arguments.output)
+        stack.callback(_report, seen, video, arguments)
         stack.enter_context(closing(predictions))
-        video = stack.enter_context(AnnotatedVideo(arguments.output)) if arguments.output is not None else None
+        if video is not None:
+            stack.enter_context(video)
         stack.enter_context(suppress(KeyboardInterrupt))
         label, dropped = None, 0
         for prediction in predictions:
@@ -285,21 +291,24 @@ def run(arguments: argparse.Namespace) -> None:
             if best["label"] != label:
                 label = best["label"]
                 print(f"{seconds:9.2f} s  {label} {best['score']:.2f}", flush=True)
-            seen.append({name: prediction[name] for name in ("timestamp", "labels")})
+            if keeps:
+                seen.append({name: prediction[name] for name in ("timestamp", "labels")})
         if dropped:
             print(f"{dropped} frames were dropped: the model is slower than they come.")
 
 
-def _report(seen: list[Prediction], arguments: argparse.Namespace) -> None:
-    if not seen:
-        return
-    names = ("threshold", "smoothing_seconds", "min_seconds", "merge_seconds")
-    timeline = Timeline.from_predictions(seen, **{name: getattr(arguments, name) for name in names})
-    print(f"{len(seen)} frames, timeline:")
-    for entry in timeline:
-        print(f"{entry.start:9.2f} - {entry.end:.2f} s  {entry.label} ({entry.score:.2f})")
-    if arguments.timeline is not None:
-        timeline.save(arguments.timeline)
-    for path in (arguments.output, arguments.timeline):
-        if path is not None and path.exists():
-            print(f"Wrote {path}.")
+def _report(seen: list[Prediction], video: AnnotatedVideo | None, arguments: argparse.Namespace) -> None:
+    written = []
+    if video is not None and video.stream is not None:
+        written.append(arguments.output)
+    if seen:
+        names = ("threshold", "smoothing_seconds", "min_seconds", "merge_seconds")
+        timeline = Timeline.from_predictions(seen, **{name: getattr(arguments, name) for name in names})
+        print(f"{len(seen)} frames, timeline:")
+        for entry in timeline:
+            print(f"{entry.start:9.2f} - {entry.end:.2f} s  {entry.label} ({entry.score:.2f})")
+        if arguments.timeline is not None:
+            timeline.save(arguments.timeline)
+            written.append(arguments.timeline)
+    for path in written:
+        print(f"Wrote {path}.")
