@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from accelerate import cpu_offload
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import TorchAoConfig
 
@@ -84,8 +84,9 @@ def test_fused_models_compile_and_export(tiny_model, clips, tmp_path):
     torch.testing.assert_close(onnx_runner(tmp_path / "model.onnx")(clips)["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_fused_model_neither_trains_nor_saves(tiny_model, tmp_path):
-    model = tiny_model(training=True).fuse()
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_a_fused_model_neither_trains_nor_saves(tiny_model, tmp_path, variant):
+    model = tiny_model(training=True, vision=VARIANTS[variant]).fuse()
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     with pytest.raises(ValueError, match="A fused model cannot be trained: load the model that it was made of"):
@@ -93,7 +94,26 @@ def test_a_fused_model_neither_trains_nor_saves(tiny_model, tmp_path):
     with pytest.raises(ValueError, match="A fused model cannot be saved: save the model that it was made of"):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="A fused model cannot be pushed: push the model that it was made of"):
+        model.push_to_hub("nobody/nothing")
     assert model.eval() is model
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_fused_model_takes_neither_weights_nor_an_adapter(tiny_model, tmp_path):
+    plain = tiny_model(vision={"temporal_module": "none"})  # no BatchNorm whose statistics would be missed
+    weights = {name: value.clone() for name, value in plain.state_dict().items()}
+    fused = plain.fuse()
+    with pytest.raises(ValueError, match="A fused model cannot load weights: load the model that it was made of"):
+        fused.load_state_dict(weights)
+    get_peft_model(tiny_model(), LoraConfig(target_modules=["fc1"])).save_pretrained(tmp_path)
+    for adapt in (
+        lambda model: PeftModel.from_pretrained(model, tmp_path),
+        lambda model: model.load_adapter(str(tmp_path)),
+        lambda model: get_peft_model(model, LoraConfig(target_modules=["fc1"])),
+    ):
+        with pytest.raises(ValueError, match="A fused model cannot have an adapter: merge it into the model"):
+            adapt(tiny_model().fuse())
 
 
 @torch.no_grad()
@@ -112,6 +132,19 @@ def test_a_fused_tower(tiny_model, clips, tmp_path):
 def test_towers_and_models_without_a_trunk_of_their_own(tiny_model):
     model = tiny_model(ILAModel).fuse()
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    model.text_model.train()  # of which nothing is folded
+
+
+def test_what_fails_on_the_way_does_not_pass_for_whole(tiny_model, monkeypatch, tmp_path):
+    def fail(*arguments):
+        raise NotImplementedError("of this device")
+
+    monkeypatch.setattr("ila_hf.alignment_ila.fuse_norm", fail)
+    model = tiny_model()
+    with pytest.raises(NotImplementedError):
+        model.fuse()
+    with pytest.raises(ValueError, match="A fused model cannot be saved"):
+        model.save_pretrained(tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -135,4 +168,8 @@ def test_offloaded_and_quantised_models(tiny_model, tmp_path):
     scheme = TorchAoConfig(torchao.Int8WeightOnlyConfig(set_inductor_config=False))
     model = ILAForVideoTextClassification.from_pretrained(tmp_path, quantization_config=scheme)
     with pytest.raises(ValueError, match="A quantised model cannot be fused"):
+        model.fuse()
+    model = tiny_model()
+    torchao.quantize_(model, torchao.Int8WeightOnlyConfig(set_inductor_config=False))
+    with pytest.raises(ValueError, match=r"quantised or divided cannot be fused, got '.*' as Int8"):
         model.fuse()

@@ -197,6 +197,12 @@ def check_plain_weights(model: Any, purpose: str) -> None:
                 f"A model with offloaded weights cannot be {purpose}, got {name!r} on the meta device: load it "
                 "without `device_map`."
             )
+        kind = type(parameter.data)
+        if kind is not torch.Tensor:  # of torchao, or a part of what several devices hold
+            raise ValueError(
+                f"A model that is quantised or divided cannot be {purpose}, got {name!r} as {kind.__name__}: load the "
+                "model that it was made of."
+            )
     for module in model.modules():
         if hasattr(module, "get_base_layer"):
             raise ValueError(f"A model with an adapter cannot be {purpose}: merge the adapter first.")

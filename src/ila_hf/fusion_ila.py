@@ -32,9 +32,12 @@ def fuse_norm(convolution: Any, norm: Any) -> Any:
 def fuse_linear(first: nn.Linear, second: nn.Linear) -> nn.Linear:
     """Two linear layers, one after the other, as one."""
     fused = nn.Linear(first.in_features, second.out_features, device="meta")
-    weight, bias = second.weight.double(), second.bias.double()
-    fused.weight = nn.Parameter((weight @ first.weight.double()).to(first.weight.dtype))
-    fused.bias = nn.Parameter((weight @ first.bias.double() + bias).to(first.weight.dtype))
+    # In float64, which not all devices have
+    weight, bias, first_weight, first_bias = (
+        each.cpu().double() for each in (second.weight, second.bias, first.weight, first.bias)
+    )
+    fused.weight = nn.Parameter((weight @ first_weight).to(first.weight))
+    fused.bias = nn.Parameter((weight @ first_bias + bias).to(first.weight))
     return fused
 
 
@@ -49,7 +52,8 @@ class ILAFusionMixin:
         """Fold BatchNorm and other constants of inference into the weights, in place, and switch to evaluation.
 
         Results differ by rounding, of weights, too, where these have half precision. A fused model runs, compiles and
-        exports as before, but neither trains nor saves: load it again for that.
+        exports as before, but neither trains nor saves, and takes no other weights and no adapter: load it again for
+        that, and merge an adapter first.
 
         Returns:
             The model itself.
@@ -59,14 +63,16 @@ class ILAFusionMixin:
         """
         check_plain_weights(self, "fused")
         self.train(False)
+        parts = {
+            tower: [part for part in tower.modules() if hasattr(part, "fuse") and not isinstance(part, ILAFusionMixin)]
+            for tower in self.modules()
+            if isinstance(tower, ILAFusionMixin)  # this model among them
+        }
+        for tower, own in parts.items():  # first: a model that is fused in part must not pass for a whole one
+            tower._is_fused = tower._is_fused or bool(own)
+        for part in parts[self]:
+            part.fuse()
         self.requires_grad_(False)
-        modules = list(self.modules())
-        towers = [module for module in modules if isinstance(module, ILAFusionMixin)]  # and this model
-        for module in modules:
-            if hasattr(module, "fuse") and module not in towers:
-                module.fuse()
-        for tower in towers:
-            tower._is_fused = True
         return self
 
     def _has_fused_part(self) -> bool:
@@ -84,15 +90,37 @@ class ILAFusionMixin:
         parent: Any = super()
         return parent.train(mode)
 
+    def check_not_fused(self, purpose: str, advice: str) -> None:
+        """Refuse a fused model."""
+        if self._has_fused_part():
+            raise ValueError(f"A fused model cannot {purpose}: {advice}, and fuse it once loaded.")
+
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As in every model.
 
         Raises:
             ValueError: For a fused model.
         """
-        if self._has_fused_part():
-            raise ValueError(
-                "A fused model cannot be saved: save the model that it was made of, and fuse it once loaded."
-            )
+        self.check_not_fused("be saved", "save the model that it was made of")
         parent: Any = super()
         parent.save_pretrained(*args, **kwargs)
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """As in every model.
+
+        Raises:
+            ValueError: For a fused model, before a repository is made.
+        """
+        self.check_not_fused("be pushed", "push the model that it was made of")
+        parent: Any = super()
+        return parent.push_to_hub(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As in every model.
+
+        Raises:
+            ValueError: For a fused model, whose weights have others in them.
+        """
+        self.check_not_fused("load weights", "load the model that it was made of")
+        parent: Any = super()
+        return parent.load_state_dict(*args, **kwargs)

@@ -130,10 +130,10 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         """See `fuse` of the models: SiLU of inputs that are larger, times outputs that are smaller."""
         activation = self.mlp.activation_fn
         if isinstance(activation, ILAQuickGELU) and self.mlp.fc1.weight.dtype != torch.float16:
-            self.mlp.activation_fn = nn.SiLU(inplace=True)
             self.mlp.fc1.weight.mul_(activation.factor)
             self.mlp.fc1.bias.mul_(activation.factor)
             self.mlp.fc2.weight.div_(activation.factor)
+            self.mlp.activation_fn = nn.SiLU(inplace=True)
 
     def forward(
         self,
@@ -238,6 +238,7 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
     def __setattr__(self, name: str, value: Any) -> None:
         """As in every module. peft sets `peft_config` when it wraps a model; what follows may be an unseen merge."""
         if name == "peft_config":
+            self.check_not_fused("have an adapter", "merge it into the model that it was made of")
             self.peft_wraps += 1
             self._keep_with_adapters(value)
         super().__setattr__(name, value)

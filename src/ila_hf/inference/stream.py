@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..cache_ila import ILACache
-from ..checks_ila import check_integrates_streams, check_stream
+from ..checks_ila import check_integrates_streams, check_stream, has_plain_weights
 from ..pipeline_ila import best_classes, score_function
 from ..video_sources import VideoReadError
 from .live_video import LiveFrame, is_live, live_frames, to_frame
@@ -262,7 +262,7 @@ def run(arguments: argparse.Namespace) -> None:
         model.set_first_frame(arguments.first_frame)
     live = arguments.input_format is not None or is_live(arguments.video)
     stream = Stream(
-        model.fuse(),
+        model.fuse() if has_plain_weights(model) else model,
         AutoVideoProcessor.from_pretrained(arguments.model),
         arguments.frames_per_second,
         arguments.num_frames,
