@@ -144,7 +144,7 @@ def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:
         if number % 4 == 0:  # at any moment; the others while files are read
             time.sleep(draw.uniform(1, 12))
         else:
-            while process.poll() is None and not is_newer(folder / "labels" / "run.json", started):
+            while process.poll() is None and not is_newer(folder / "labels" / "_run.json", started):
                 time.sleep(0.01)
             time.sleep(draw.uniform(0, 0.8))
         if process.poll() is None:

@@ -390,6 +390,8 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(causal, videos, monkeypatc
         for places in (torch.tensor([0.5]), torch.tensor(1)):
             with pytest.raises(ValueError, match="Places in `logits_to_keep` must be whole numbers"):
                 causal(videos[:1, 4:6], cache=cache, logits_to_keep=places)
+        with pytest.raises(ValueError, match=r"`logits_to_keep` must be those of 2 frames, got \[5, -3\]"):
+            causal(videos[:1, 4:6], cache=cache, logits_to_keep=torch.tensor([5, 1, -2, -3]))
         assert_equal(causal(videos[:1, 4:], cache=cache).logits, expected[:, 4:])
 
 

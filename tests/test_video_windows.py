@@ -17,6 +17,7 @@ import torch
 from video_files import STAMPS, VIDEOS, encode, pictures, remux
 
 from ila_hf import VideoReadError, read_video
+from ila_hf.demo.drawing import write_video
 from ila_hf.video_seeking import SeekableVideo
 from ila_hf.video_sources import VideoLimits
 from ila_hf.video_windows import sliding_windows
@@ -331,5 +332,19 @@ def test_shared_frames_are_decoded_once(make_video, monkeypatch):
     windows = list(sliding_windows(make_video("closed_groups.mp4"), range, 0.8, 0.1, shared_frames=8))
     assert len(windows) == 33
     assert sorted(asked) == list(range(40))
-    with pytest.raises(ValueError, match=r"multiple of 0\.1 s, got `stride_seconds` of 0\.15"):
-        next(sliding_windows(make_video("closed_groups.mp4"), range, 0.8, 0.15, shared_frames=8))
+    for stride in (0.15, 1e-9):
+        with pytest.raises(ValueError, match=rf"multiple of 0\.1 s, got `stride_seconds` of {stride}"):
+            next(sliding_windows(make_video("closed_groups.mp4"), range, 0.8, stride, shared_frames=8))
+
+
+@pytest.mark.parametrize("fps", [15, 24, 30])
+def test_a_stride_of_one_frame_shares_frames_at_any_rate(tmp_path, fps):
+    """Where seconds of a frame are no decimals."""
+    shades = np.arange(20, dtype=np.uint8)[:, None, None, None] * 12
+    write_video(tmp_path / "film.mp4", np.broadcast_to(shades, (20, 32, 32, 3)), fps)
+    windows = list(sliding_windows(tmp_path / "film.mp4", range, 8 / fps, 1 / fps, shared_frames=8))
+    assert len(windows) == 13
+    for first, window in enumerate(windows):
+        seen = window.frames.float().mean((1, 2, 3)) / 12
+        assert seen.round().tolist() == list(range(first, first + 8))
+        assert window.num_new == (8 if first == 0 else 1)

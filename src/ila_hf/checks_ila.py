@@ -105,14 +105,20 @@ def check_labels_of_clips(labels: torch.Tensor | None, cache: Any) -> None:
         raise ValueError("`labels` are those of clips, and a cache is of streams: pass one or the other.")
 
 
-def check_kept(kept: Any, cache: Any) -> None:
-    """Refuse places of no frames, and places without a cache."""
+def check_kept(kept: Any, cache: Any, pixel_values: torch.Tensor | None) -> None:
+    """Refuse places of no frames, and places without a cache, before the cache has taken the frames."""
     if isinstance(kept, int) and kept < 0:
         raise ValueError(f"`logits_to_keep` must be a number of frames, 0 for all, or a tensor of places, got {kept}.")
     if cache is None and not (isinstance(kept, int) and kept == 0):
         raise ValueError("`logits_to_keep` needs `cache`: a clip has one row of logits.")
     if isinstance(kept, torch.Tensor) and (kept.ndim != 1 or kept.is_floating_point()):
         raise ValueError(f"Places in `logits_to_keep` must be whole numbers, (P,), got {kept!r}.")
+    # A graph cannot branch on values
+    if isinstance(kept, torch.Tensor) and pixel_values is not None and not torch.compiler.is_compiling():
+        count = pixel_values.shape[1]
+        wrong = kept[(kept < -count) | (kept >= count)].tolist()
+        if wrong:
+            raise ValueError(f"Places in `logits_to_keep` must be those of {count} frames, got {wrong}.")
 
 
 def check_no_cache(arguments: dict[str, Any]) -> None:

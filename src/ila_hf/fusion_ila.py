@@ -105,16 +105,6 @@ class ILAFusionMixin:
         parent: Any = super()
         parent.save_pretrained(*args, **kwargs)
 
-    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """As in every model.
-
-        Raises:
-            ValueError: For a fused model, before a repository is made.
-        """
-        self.check_not_fused("be pushed", "push the model that it was made of")
-        parent: Any = super()
-        return parent.push_to_hub(*args, **kwargs)
-
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """As in every model.
 

@@ -485,7 +485,7 @@ class ILAVideoFeaturesMixin:
                 the places in a tensor.
             kwargs: See [`ILAVisionModel.forward`].
         """
-        check_kept(logits_to_keep, cache)
+        check_kept(logits_to_keep, cache, pixel_values)
         # CODEPATH: EVL, of Tables 1 to 3; the published models integrate frames
         if self.config.integration_module == "evl":
             return self._decoded_features(pixel_values, cache, **kwargs)

@@ -11,7 +11,6 @@ import operator
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from fractions import Fraction
 from functools import partial
 from os import PathLike
 from typing import Any, cast
@@ -23,7 +22,7 @@ from transformers import AutoModel, AutoModelForVideoClassification
 from transformers.pipelines.base import Pipeline
 from transformers.pipelines.pt_utils import KeyDataset, PipelineDataset, PipelineIterator
 from transformers.pipelines.video_classification import VideoClassificationPipeline
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 from transformers.video_utils import VideoMetadata
 
 from .cache_ila import ILACache
@@ -33,7 +32,10 @@ from .configuration_ila import ILAConfig
 from .video_processing_ila import logits_of_views
 from .video_reading import is_video_source
 from .video_sources import VideoReadError
-from .video_windows import VideoWindow, check_seconds, sliding_windows
+from .video_windows import VideoWindow, can_share, check_seconds, sliding_windows
+
+
+logger = logging.get_logger(__name__)
 
 
 _Params = dict[str, Any]
@@ -205,10 +207,15 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         processor = self.video_processor
         is_dense = "frame_sampling_rate" in params or processor.sampling_strategy == "dense"
         has_views = processor.num_clips * processor.num_crops > 1
-        parts = Fraction(repr(float(stride))) * num_frames / Fraction(repr(float(window)))
-        if stride >= window or parts.denominator != 1 or is_dense or has_views:
+        if stride >= window or is_dense or has_views or not can_stream(self.model):
             return None
-        return num_frames if can_stream(self.model) else None
+        if not can_share(window, stride, num_frames):
+            logger.warning_once(
+                f"Every window is computed by itself: they share frames where the stride is a multiple of "
+                f"{window / num_frames:g} s, `window_seconds` divided by the number of frames, got {stride} s."
+            )
+            return None
+        return num_frames
 
     def _cut(
         self,

@@ -153,9 +153,8 @@ def sliding_windows(
             f"`window_seconds` needs a file: a path, URL or bytes. Got {type(source).__name__}, whose frames have no "
             "time stamps."
         )
-    # As they are written, in decimals: a window of 0.1 s at 10 frames a second holds one frame
-    window, stride = (Fraction(repr(float(seconds))) for seconds in (window_seconds, stride_seconds))
-    if shared_frames is not None and stride * shared_frames % window != 0:
+    window, stride = exact(window_seconds), exact(stride_seconds)
+    if shared_frames is not None and not can_share(window_seconds, stride_seconds, shared_frames):
         raise ValueError(
             f"Windows share frames where the stride is a multiple of {float(window / shared_frames)} s, got "
             f"`stride_seconds` of {stride_seconds}."
@@ -175,6 +174,16 @@ def sliding_windows(
             if images_of_webp(file) is not None:
                 raise VideoReadError("windows of WebP are not read: convert it, to mp4 for example")
             yield from _windows_of_file(file, plan, limits, deadline)
+
+
+def exact(seconds: float) -> Fraction:
+    """The number that is meant: of 0.1 a tenth, of 8 / 30 eight frames at 30 frames a second."""
+    return max(Fraction(seconds).limit_denominator(10**9), Fraction(1, 10**9))
+
+
+def can_share(window_seconds: float, stride_seconds: float, num_frames: int) -> bool:
+    """Whether windows of T equal parts begin a whole number of parts after each other."""
+    return exact(stride_seconds) * num_frames % exact(window_seconds) == 0
 
 
 def check_seconds(**seconds: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -39,6 +40,14 @@ def test_a_worker_that_hangs_ends_with_its_parent(tmp_path):
         worker = psutil.Process(int((tmp_path / "pid").read_text()))
         os.kill(process.pid, signal.SIGKILL)
     assert psutil.wait_procs([worker], timeout=30)[1] == []
+
+
+def test_another_thread_ends_them(tmp_path):
+    ended = threading.Event()
+    threading.Timer(1, ended.set).start()
+    started = time.monotonic()
+    assert list(map_in_processes(time.sleep, [600], 1, ended=ended)) == []
+    assert time.monotonic() - started < 300
 
 
 def test_a_fork_server_that_has_begun(tmp_path):

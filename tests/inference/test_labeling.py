@@ -17,16 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import make_model, save_model
-from transformers import pipeline
+from transformers import TorchAoConfig, pipeline
 
-from ila_hf import ILAForVideoClassification
+from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
 from ila_hf.__main__ import main
 from ila_hf.data.run_folders import in_use
 from ila_hf.data.video_data import load_unlabelled
+from ila_hf.data.whole_files import remove_parts, replace_file
 from ila_hf.demo.drawing import write_video
 from ila_hf.demo.motion_clips import draw_clip
 from ila_hf.demo.tiny import tiny_processor
-from ila_hf.inference import ResultFolder, VideoLabeler, find_videos, label_videos
+from ila_hf.inference import ResultFolder, VideoLabeler, find_videos, label_videos, labeling
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def labeler(model):
 def rows_of(folder, file_format="parquet"):
     rows = []
     for file in sorted(folder.glob(f"*.{file_format}")):
-        if file.name != "plan.jsonl":
+        if file.name != "_plan.jsonl":
             lines = file.read_text().splitlines() if file_format == "jsonl" else ()
             rows += map(json.loads, lines) if lines else pq.read_table(file).to_pylist()
     return rows
@@ -121,8 +122,11 @@ def test_features(videos, tmp_path, linear):
 
 def test_a_grown_list_and_failed_files(labeler, videos, tmp_path, monkeypatch):
     files = find_videos(str(videos))
-    made = []
-    results = labeler.results
+    made, read = [], []
+    results, of_processes = labeler.results, labeling.map_in_processes
+    monkeypatch.setattr(
+        labeling, "map_in_processes", lambda f, paths, *a: read.extend(paths) or of_processes(f, paths, *a)
+    )
     monkeypatch.setattr(labeler, "results", lambda clips: made.append(len(clips)) or results(clips))
     label_videos(files[:5], tmp_path, labeler, shard_size=3)
     assert sum(made) == 5
@@ -141,17 +145,77 @@ def test_a_grown_list_and_failed_files(labeler, videos, tmp_path, monkeypatch):
     neighbour = Path(next(shard for shard in (files[i : i + 3] for i in (0, 3, 6)) if bad[0] in shard)[0])
     kept = neighbour.read_bytes()
     neighbour.unlink()
+    read.clear()
     try:
         label_videos(files, tmp_path, labeler, shard_size=3, retry_failed=True)
     finally:
         Path(bad[0]).write_bytes(spoilt)
         neighbour.write_bytes(kept)
+    assert read == bad
     again = {row["path"]: row for row in rows_of(tmp_path)}
     assert again[bad[0]]["num_frames"] == 9
     assert again[bad[1]]["error"]
     for row in rows:
         if row["path"] != bad[0]:
             assert again[row["path"]]["labels"] == row["labels"]
+
+
+def test_a_file_has_one_row_whatever_it_is_called(labeler, videos, tmp_path, monkeypatch):
+    monkeypatch.chdir(videos / "a")
+    label_videos(find_videos("."), tmp_path, labeler)
+    monkeypatch.chdir(videos / "b")
+    label_videos([*find_videos("*.mp4"), str(videos / "b" / "1.mp4")], tmp_path, labeler)
+    assert sorted(row["path"] for row in rows_of(tmp_path)) == sorted(map(str, videos.glob("*/*.mp4")))
+
+
+def test_a_list_that_has_shrunk_leaves_the_others(labeler, videos, tmp_path):
+    files = find_videos(str(videos))
+    ResultFolder(tmp_path, labeler.fingerprint(), labeler.schema).plan(files, 3)
+    label_videos(files[:1], tmp_path, labeler, shard_size=3)
+    assert [row["path"] for row in rows_of(tmp_path)] == files[:3]
+
+
+def test_a_folder_of_results_is_a_data_set(labeler, videos, tmp_path):
+    label_videos(find_videos(f"{videos}/a/*.mp4"), tmp_path, labeler)
+    assert pq.read_table(tmp_path).num_rows == 5
+
+
+def test_any_error_of_a_file_is_its_row(labeler, videos, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr("ila_hf.inference.clip_of_file.read_video", fail)
+    found = labeler.read("a.mp4")
+    assert found == (None, None, "Cannot read the video 'a.mp4': RuntimeError: can't allocate memory")
+
+
+def test_quantised_models(videos, tmp_path):
+    torchao = pytest.importorskip("torchao.quantization", reason="it needs a newer torch than the lowest supported")
+    folder = save_model(tmp_path / "plain")
+    scheme = TorchAoConfig(torchao.Int8WeightOnlyConfig(set_inductor_config=False))
+    model = ILAForVideoTextClassification.from_pretrained(folder, quantization_config=scheme)
+    digest = labeling._digest(model)
+    assert digest == labeling._digest(model)
+    with torch.no_grad():
+        model.vision_model.encoder.layers[0].mlp.fc1.weight.scale.mul_(2)
+    assert digest != labeling._digest(model)
+
+
+def test_two_writers_leave_a_whole_file(tmp_path):
+    """One begins while the other is at it, and ends first."""
+    file = tmp_path / "rows"
+
+    def slow(opened):
+        opened.write(b"slow")
+        replace_file(file, lambda other: other.write(b"fast"))
+        assert file.read_bytes() == b"fast"
+
+    replace_file(file, slow)
+    assert file.read_bytes() == b"slow"
+    assert list(tmp_path.iterdir()) == [file]
+    (tmp_path / "rows.1-2.part").write_bytes(b"killed")
+    remove_parts(tmp_path)
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_folder_of_something_else_is_refused(labeler, model, videos, tmp_path):
@@ -351,11 +415,11 @@ def test_a_folder_reads_what_it_wrote(tmp_path, labeler):
     folder.plan(["x", "y", "x"], 1)
     first, second = folder.shards()
     assert (first.paths, second.paths) == (["x"], ["y"])
-    assert folder.is_missing(first)
+    assert folder.missing(first) == ["x"]
     row = {"path": "x", "labels": ["é"], "scores": [0.5], "num_frames": 3, "error": None}
     folder.write(first, [row])
-    assert [folder.is_missing(shard) for shard in (first, second)] == [False, True]
+    assert [folder.missing(shard) for shard in (first, second)] == [[], ["y"]]
     assert list(folder.rows()) == [row]
     assert list(folder.rows(["error"])) == [{"error": None}]
     folder.write(second, [{**row, "path": "y", "error": "bad"}])
-    assert [folder.is_missing(shard, failed=True) for shard in (first, second)] == [False, True]
+    assert [folder.missing(shard, failed=True) for shard in (first, second)] == [[], ["y"]]

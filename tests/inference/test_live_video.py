@@ -3,8 +3,10 @@
 import functools
 import http.server
 import itertools
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import av
 import numpy as np
@@ -167,6 +169,25 @@ def test_devices_and_addresses(numbered_video):
 )
 def test_what_is_live(source, live):
     assert is_live(source) == live
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="of Linux: a folder of files beside the devices")
+def test_a_file_beside_the_devices_is_none():
+    with tempfile.NamedTemporaryFile(dir="/dev/shm", suffix=".mp4") as file:
+        assert not is_live(file.name)
+
+
+def test_frames_are_copies():
+    """Of what OpenCV gives: one array for all frames, with the colours in reverse."""
+    array = np.zeros((4, 6, 3), np.uint8)
+
+    def frames():
+        for number in range(3):
+            array[:] = [number, 0, 0]
+            yield array[..., ::-1]
+
+    found = list(live_frames(frames(), source_fps=8))
+    assert [frame.pixels[:, 0, 0].tolist() for frame in found] == [[0, 0, 0], [0, 0, 1], [0, 0, 2]]
 
 
 def test_what_is_refused(tmp_path, video_file):

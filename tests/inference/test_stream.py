@@ -204,7 +204,7 @@ def test_what_was_seen_is_written_before_an_error(folders, film, tmp_path, capsy
             for number, prediction in enumerate(predict(*arguments)):
                 if number == 3:
                     raise VideoReadError("the cable")
-                yield prediction
+                yield {**prediction, "dropped_frames": number}
 
         return answers
 
@@ -214,6 +214,7 @@ def test_what_was_seen_is_written_before_an_error(folders, film, tmp_path, capsy
         main(["stream", "--model", folders["self"], "--video", str(film), "--timeline", str(written)])
     captured = capsys.readouterr()
     assert "3 frames, timeline:" in captured.out
+    assert "3 frames were dropped" in captured.out
     assert "the cable" in captured.err
     assert written.exists()
 

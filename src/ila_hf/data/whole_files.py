@@ -6,15 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+from uuid import uuid4
 
 
 def replace_file(file: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Write aside, to `<name>.part`, which a kill may leave behind; flush to the disk, and rename. For one writer.
+    """Write aside, to a file of its own that ends in .part; flush to the disk, and rename.
+
+    A kill may leave the .part behind: see [`remove_parts`]. Of several writers the last one's file stays.
 
     Raises:
         OSError: If it cannot be written; then the file is as it was.
     """
-    part = file.with_name(f"{file.name}.part")
+    part = file.with_name(f"{file.name}.{os.getpid()}-{uuid4().hex[:8]}.part")
     try:
         with part.open("wb") as content:
             write(content)
@@ -31,6 +34,12 @@ def replace_file(file: Path, write: Callable[[BinaryIO], Any]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers have left in a folder; for one that has it to itself."""
+    for part in folder.glob("*.part"):
+        part.unlink(missing_ok=True)
 
 
 def replace_text(file: Path, text: str) -> None:

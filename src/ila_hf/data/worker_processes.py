@@ -25,7 +25,11 @@ class WorkerError(Exception):
 
 
 def map_in_processes(
-    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int, seconds: float | None = None
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    num_workers: int,
+    seconds: float | None = None,
+    ended: threading.Event | None = None,
 ) -> Iterator[tuple[int, Any]]:
     """Call a function for every item, one at a time in each process.
 
@@ -34,6 +38,7 @@ def map_in_processes(
         items: Given to the processes one by one, in their order.
         num_workers: Processes, at least 1.
         seconds: What an item may take before its process is stopped, and a minute beyond. None: any time.
+        ended: Once it is set, by another thread, the processes are stopped within a second, whatever they work on.
 
     Returns:
         The number of each item and its result, as they are done; of one that cost its process, a [`WorkerError`].
@@ -44,16 +49,20 @@ def map_in_processes(
     """
     if num_workers < 1:
         raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
-    return _map(function, items, num_workers, seconds)
+    return _map(function, items, num_workers, seconds, ended or threading.Event())
 
 
 def _map(
-    function: Callable[[Any], Any], items: Sequence[Any], num_workers: int, seconds: float | None
+    function: Callable[[Any], Any],
+    items: Sequence[Any],
+    num_workers: int,
+    seconds: float | None,
+    ended: threading.Event,
 ) -> Iterator[tuple[int, Any]]:
     todo = deque(enumerate(items))
     workers = [_Worker(function, seconds) for _ in range(min(num_workers, len(todo)))]
     try:
-        while workers:
+        while workers and not ended.is_set():
             wait([worker.connection for worker in workers], timeout=1)
             for worker in list(workers):
                 result: tuple[int, Any] | None = None

@@ -24,7 +24,9 @@ class ClipOfFile:
         try:
             frames, metadata = read_video(path, self.processor.sample_frames, self.limits)
             pixel_values = self.processor(frames, do_sample_frames=False, return_tensors="pt")["pixel_values"]
-        except (VideoReadError, ValueError, MemoryError) as error:
-            return None, None, str(error) or type(error).__name__
+        except (VideoReadError, ValueError) as error:
+            return None, None, str(error)
+        except Exception as error:  # of no use to one that reads: the row tells
+            return None, None, f"Cannot read the video {path!r}: {type(error).__name__}: {error}"
         views = pixel_values if pixel_values.ndim == 5 else pixel_values[0]
         return views.numpy(), metadata.total_num_frames, None

@@ -8,6 +8,8 @@ ray_labeling.py.
 
 import glob
 import hashlib
+import os
+import threading
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
@@ -110,8 +112,10 @@ class VideoLabeler:
         places = [(group, i) for group, paths in enumerate(groups) for i in range(len(paths))]
         paths = [groups[group][i] for group, i in places]
         came: dict[int, dict[int, Any]] = {}
-        clips = map_in_processes(self.read, paths, self.num_workers, self.read.limits.decode_seconds)
-        with closing(ItemsAhead(clips, 2 * self.batch_size)) as read:
+        ended = threading.Event()
+        clips = map_in_processes(self.read, paths, self.num_workers, self.read.limits.decode_seconds, ended)
+        with closing(ItemsAhead(clips, 2 * self.batch_size)) as read, ExitStack() as stack:
+            stack.callback(ended.set)  # a thread reads ahead: nobody else can tell it
             for index, clip in read:
                 if isinstance(clip, WorkerError):
                     clip = None, None, f"Cannot read the video {paths[index]!r}: {clip}"
@@ -171,8 +175,18 @@ def _digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().reshape(-1).view(torch.uint8).numpy())
+        for part in _plain_tensors(tensor):
+            digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _plain_tensors(tensor: Any) -> Iterator[Any]:
+    """What a tensor of torchao is made of; others themselves."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _plain_tensors(getattr(tensor, name))
 
 
 def _parts(paths: Sequence[str], size: int) -> Iterator[Sequence[str]]:
@@ -190,7 +204,8 @@ def label_videos(
     """Write a row for every video, in as many processes as accelerate has started.
 
     Args:
-        videos: Paths or addresses. What a folder has rows of already is passed over; the list may grow.
+        videos: Paths, which are made absolute, or addresses. What a folder has rows of already is passed over; the
+            list may grow, and of an earlier list only what shares a shard with this one is done.
         output_dir: Folder of the results, see [`ResultFolder`].
         labeler: Makes the rows.
         shard_size: Videos of a shard: what a kill may cost each process.
@@ -202,24 +217,28 @@ def label_videos(
         OSError: If a shard cannot be written. Those that are complete stay.
     """
     state = PartialState(timeout=PATIENCE)
+    videos = absolute_paths(videos)
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
     with in_use(folder.folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
             folder.plan(videos, shard_size)
         state.wait_for_everyone()
-        _complete(folder, labeler, retry_failed, state)
+        _complete(folder, videos, labeler, retry_failed, state)
         state.wait_for_everyone()
     return folder
 
 
-def _complete(folder: ResultFolder, labeler: VideoLabeler, retry_failed: bool, state: PartialState) -> None:
+def _complete(
+    folder: ResultFolder, videos: Sequence[str], labeler: VideoLabeler, retry_failed: bool, state: PartialState
+) -> None:
     """The shards of this process."""
     # By their place in the plan: a process that looks later finds other shards complete
     own = folder.shards()[state.process_index :: state.num_processes]
-    todo = [shard for shard in own if folder.is_missing(shard, retry_failed)]
-    groups = [(shard, part) for shard in todo for part in _parts(shard.paths, labeler.batch_size)]
-    failed, found = 0, {shard.file: dict[int, list[Row]]() for shard in todo}
-    count = sum(len(part) for _, part in groups)
+    asked = set(videos)  # shards of an earlier list alone are left
+    missing = {shard.file: folder.missing(shard, retry_failed) for shard in own if not asked.isdisjoint(shard.paths)}
+    groups = [(shard, part) for shard in own for part in _parts(missing.get(shard.file, []), labeler.batch_size)]
+    failed, found = 0, {file: dict[int, list[Row]]() for file in missing}
+    count = sum(map(len, missing.values()))
     with ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_local_main_process))
         for number, rows in stack.enter_context(closing(labeler.rows([part for _, part in groups]))):
@@ -228,8 +247,13 @@ def _complete(folder: ResultFolder, labeler: VideoLabeler, retry_failed: bool, s
             failed += sum(row["error"] is not None for row in rows)
             progress.set_postfix(errors=failed, refresh=False)
             progress.update(len(rows))
-            if sum(map(len, parts.values())) == len(shard.paths):
+            if sum(map(len, parts.values())) == len(missing[shard.file]):
                 folder.write(shard, [row for _, part in sorted(found.pop(shard.file).items()) for row in part])
+
+
+def absolute_paths(videos: Sequence[str]) -> list[str]:
+    """Each once, under a name that is the same from every folder; addresses as they are."""
+    return list(dict.fromkeys(path if is_url(path) else os.path.abspath(path) for path in videos))
 
 
 def find_videos(source: str) -> list[str]:

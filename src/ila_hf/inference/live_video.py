@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,11 +41,14 @@ class LiveFrame(NamedTuple):
 
 
 def is_live(source: Any) -> bool:
-    """Whether frames of a source come by themselves: it is a camera, or the address of a stream or a playlist."""
+    """Whether frames of a source come by themselves: it is a camera, or the address of a stream or a playlist.
+
+    Of an http:// address that is neither, only who gives it knows; `drop_late` says so.
+    """
     if is_url(source):
         scheme, _, rest = str(source).partition("://")
         return scheme.lower() not in _FILE_SCHEMES or rest.partition("?")[0].lower().endswith(_PLAYLISTS)
-    return isinstance(source, str | PathLike) and str(source).startswith("/dev/")
+    return isinstance(source, str | PathLike) and str(source).startswith("/dev/") and not Path(source).is_file()
 
 
 def live_frames(
@@ -184,7 +188,8 @@ def to_frame(frame: Any) -> torch.Tensor:
     """
     if not hasattr(frame, "getbands") and not hasattr(frame, "ndim"):
         raise ValueError(f"A frame must be an array, a tensor or a PIL image, got {type(frame).__name__}.")
-    pixels = torch.as_tensor(pixels_of(frame) if hasattr(frame, "getbands") else np.asarray(frame))
+    # A copy: who took it may fill the same array with the next, and torch takes no view in reverse order
+    pixels = torch.as_tensor(pixels_of(frame) if hasattr(frame, "getbands") else np.array(frame, order="C"))
     if pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.shape[0] != 3:
         pixels = pixels.permute(2, 0, 1)
     if pixels.ndim != 3 or pixels.shape[0] != 3 or pixels.dtype != torch.uint8:

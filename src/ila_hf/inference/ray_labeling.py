@@ -18,8 +18,7 @@ import pyarrow.parquet as pq
 from ..data.run_folders import in_use
 from ..data.video_lists import check_names
 from ..data.whole_files import replace_file
-from ..video_sources import is_url
-from .labeling import VideoLabeler
+from .labeling import VideoLabeler, absolute_paths
 from .result_folder import ResultFolder
 
 
@@ -44,7 +43,7 @@ def label_with_ray(
     names; else one of this machine alone is started. Its machines have this package, the videos at the same paths, and
     `output_dir`, which holds:
 
-        run.json       what the rows depend on, as in [`ResultFolder`]
+        _run.json      what the rows depend on, as in [`ResultFolder`]
         videos.parquet the paths of this call
         checkpoint/    Ray's: the paths that are done. The same call goes on there, also if the list has grown
         rows/          files of Parquet, with the rows that [`label_videos`] writes
@@ -75,7 +74,8 @@ def label_with_ray(
         import ray
     except ImportError as error:
         raise ImportError("Clusters need Ray: pip install 'ila-hf[ray]'.") from error
-    paths = list(dict.fromkeys(path if is_url(path) else os.path.abspath(path) for path in videos))
+    paths = absolute_paths(videos)
+    model = os.path.abspath(model) if os.path.isdir(model) else model  # actors are in folders of their own
     check_names(paths, "Ray's tables")
     labeler = VideoLabeler(model, **{**options, "device": "cpu"})
     output = Path(output_dir).resolve()

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.run_folders import check_bound
-from ..data.whole_files import replace_file, replace_text
+from ..data.whole_files import remove_parts, replace_file, replace_text
 
 
 Row = dict[str, Any]
@@ -28,8 +28,8 @@ class Shard(NamedTuple):
 class ResultFolder:
     """Rows of videos in shards.
 
-        run.json        what the rows depend on, without the list of videos
-        plan.jsonl      the videos of each shard, a line for each; grows with the list
+        _run.json       what the rows depend on, without the list of videos
+        _plan.jsonl     the videos of each shard, a line for each; grows with the list
         00000.parquet   rows: `path`, results, `num_frames`, `error`
 
     A shard is written aside, flushed and renamed: it is complete or not there, whatever happens.
@@ -50,7 +50,7 @@ class ResultFolder:
         self._check()
 
     def _check(self) -> None:
-        file = self.folder / "run.json"
+        file = self.folder / "_run.json"
         if not file.exists():
             return
         check_bound(self.folder, json.loads(file.read_text(encoding="utf-8")), self.fingerprint)
@@ -58,10 +58,10 @@ class ResultFolder:
     def bind(self) -> None:
         """Write down what the rows depend on. For one process."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / "run.json", json.dumps(self.fingerprint, indent=1) + "\n")
+        replace_text(self.folder / "_run.json", json.dumps(self.fingerprint, indent=1) + "\n")
 
     def plan(self, paths: Iterable[str], shard_size: int) -> None:
-        """Bind the folder, and divide the videos that it does not know yet into shards. For one process.
+        """Bind the folder, and divide the videos that it does not know yet into shards. For one process at a time.
 
         Raises:
             ValueError: For shards of fewer than one video.
@@ -69,35 +69,38 @@ class ResultFolder:
         if shard_size < 1:
             raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_parts(self.folder)
         shards = self.shards()
         known = {path for shard in shards for path in shard.paths}
         new = [path for path in dict.fromkeys(paths) if path not in known]
         groups = [shard.paths for shard in shards] + [new[i : i + shard_size] for i in range(0, len(new), shard_size)]
         if new:
-            replace_text(self.folder / "plan.jsonl", "".join(json.dumps(group) + "\n" for group in groups))
+            replace_text(self.folder / "_plan.jsonl", "".join(json.dumps(group) + "\n" for group in groups))
         self.bind()
 
     def shards(self) -> list[Shard]:
         """All that are planned."""
-        file = self.folder / "plan.jsonl"
+        file = self.folder / "_plan.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
         return [Shard(self.folder / f"{i:05}.{self.file_format}", json.loads(line)) for i, line in enumerate(lines)]
 
-    def is_missing(self, shard: Shard, failed: bool = False) -> bool:
-        """Whether a shard is not complete; with `failed`, also if there are errors among its rows."""
+    def missing(self, shard: Shard, failed: bool = False) -> list[str]:
+        """The videos of a shard that have no row; with `failed`, or one with an error."""
         if not shard.file.exists():
-            return True
-        return failed and any(row["error"] is not None for row in self._read(shard.file, ["error"]))
+            return shard.paths
+        if not failed:
+            return []
+        return [row["path"] for row in self._read(shard.file, ["path", "error"]) if row["error"] is not None]
 
     def write(self, shard: Shard, rows: Sequence[Row]) -> None:
-        """Complete a shard.
+        """Complete a shard with the rows that were missing.
 
         Raises:
             OSError: If it cannot be written; then it is not there.
         """
-        if shard.file.exists():  # read again: what could be read before is kept, also if it is gone meanwhile
-            before = {row["path"]: row for row in self._read(shard.file)}
-            rows = [before[row["path"]] if before[row["path"]]["error"] is None else row for row in rows]
+        if shard.file.exists():
+            new = {row["path"]: row for row in rows}
+            rows = [new.get(row["path"], row) for row in self._read(shard.file)]
         if self.file_format == "jsonl":
             replace_text(shard.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         else:
