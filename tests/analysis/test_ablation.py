@@ -14,6 +14,7 @@ from ila_hf.analysis.paper_tables import TABLES, PaperRow
 from ila_hf.data.run_folders import in_use
 from ila_hf.demo.motion_videos import make_motion_videos
 from ila_hf.demo.tiny import tiny_config
+from ila_hf.evaluation import VideoClassificationMetric
 from ila_hf.temporal_ila import make_temporal_module
 
 
@@ -164,6 +165,22 @@ def test_a_run_without_an_evaluation_has_failed(base, tmp_path, monkeypatch):
         main(["ablate", "11", "--output_dir", str(tmp_path / "out"), "--seeds", "1", *base])
     report = (tmp_path / "out/ablation.md").read_text()
     assert report.count("it was not evaluated: are there validation videos?") == 2
+
+
+def test_few_classes_have_no_top5(base, tmp_path, monkeypatch):
+    of_four = VideoClassificationMetric([*"abcd"])
+    of_four.add_batch(predictions=[[0.7, 0.1, 0.1, 0.1], [0.1, 0.7, 0.1, 0.1]], references=[0, 0])
+    metrics = {f"eval_{name}": value for name, value in of_four.compute().items() if isinstance(value, float)}
+
+    def train(words):
+        folder = Path(words[words.index("--output_dir") + 1])
+        (folder / "eval_results.json").write_text(json.dumps(metrics))
+        return 0
+
+    monkeypatch.setattr(ablation, "train", train)
+    main(["ablate", "11", "--output_dir", str(tmp_path / "out"), "--seeds", "1", *base])
+    results = json.loads((tmp_path / "out/ablation.json").read_text())["results"]
+    assert results["with the prompt"]["0"] == {"top1": 0.5, "loss": metrics["eval_loss"]}
 
 
 def test_a_row_that_fails_does_not_end_the_others(trained, base, tmp_path, capsys):

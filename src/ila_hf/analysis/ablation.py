@@ -210,7 +210,8 @@ class Ablation:
         if not evaluation.exists():
             return "it was not evaluated: are there validation videos?"
         metrics = json.loads(evaluation.read_text())
-        result = {name.removeprefix("eval_"): metrics[name] for name in ("eval_top1", "eval_top5", "eval_loss")}
+        kept = ("eval_top1", "eval_top5", "eval_loss")  # of five classes or fewer there is no top-5
+        result = {name.removeprefix("eval_"): metrics[name] for name in kept if name in metrics}
         if self.order:
             scores = score_videos(str(folder), str(self.data.validation_dir), self.in_pairs)._asdict()
             result |= {name: value for name, value in scores.items() if value is not None}
