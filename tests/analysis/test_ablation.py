@@ -207,6 +207,7 @@ def test_a_row_that_fails_does_not_end_the_others(trained, base, tmp_path, capsy
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--learning_rat", "1"], "There is no argument 'learning_rat'. Did you mean learning_rate"),
         (["--do_eval", "False"], "--do_eval cannot be given"),
+        (["--interaction_token", "True"], "--interaction_token cannot be given"),
         (["--head", "linear"], "Table 11 compares models with and without the text prompt: a linear head has none"),
         (["--pairs", "--validation_dir", "{videos}"], "have numbers for names, such as 0000012.mp4, got 'mine.mp4'"),
     ],

@@ -38,8 +38,8 @@ from .paper_tables import TABLES, PaperRow
 
 #: Tables whose rows are of one size and differ in what is compared
 ABLATIONS = ("4", "6", "7", "8", "9", "11", "15")
-# What the table decides
-_OWN = ("seed", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval")
+# What the table decides; our token, because the flag would reach every row
+_OWN = ("seed", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "interaction_token")
 _KINDS = (ModelArguments, DataArguments, ILATrainingArguments)
 
 
