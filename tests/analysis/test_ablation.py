@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from transformers import CLIPConfig, CLIPModel
 
-from ila_hf import ILAConfig
+from ila_hf import ILAConfig, ILAForVideoClassification
 from ila_hf.__main__ import main
 from ila_hf.analysis import ablation, ablation_table
 from ila_hf.analysis.ablation import ABLATIONS, row_config
@@ -233,6 +234,20 @@ def test_videos_and_layers_that_do_not_fit(trained, base, tmp_path, capsys):
             main([*words, *more])
         assert message in capsys.readouterr().err
     assert not trained.runs
+
+
+def test_a_trained_model_does_not_fit(trained, base, tmp_path, capsys):
+    config = tiny_config()
+    ILAForVideoClassification(config).save_pretrained(tmp_path / "ila")
+    fields = {"text_config": config.text_config.to_dict(), "vision_config": config.vision_config.to_dict()}
+    CLIPModel(CLIPConfig(projection_dim=config.projection_dim, **fields)).save_pretrained(tmp_path / "clip")
+    words = ["ablate", "4", "--output_dir", str(tmp_path / "out"), "--seeds", "1", *base, "--model_name_or_path"]
+    with pytest.raises(SystemExit):
+        main([*words, str(tmp_path / "ila")])
+    assert "is a trained ILA model: rows that are like it would start" in capsys.readouterr().err
+    assert not trained.runs
+    main([*words, str(tmp_path / "clip")])
+    assert len(trained.runs) == len(TABLES["4"])
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from ..data.whole_files import replace_text
 from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES
 from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
-from ..training.finetuning import load_config
+from ..training.finetuning import is_trained, load_config
 from .frame_order import numbers_of_pairs, score_videos
 from .paper_tables import TABLES, PaperRow
 
@@ -140,6 +140,11 @@ class Ablation:
         model_args, self.data, _ = parse_arguments(_KINDS, self.arguments, recipes, defaults)
         self._check_videos()
         self.config = load_config(model_args)
+        if is_trained(model_args, self.config):
+            raise ValueError(
+                f"--model_name_or_path {model_args.model_name_or_path!r} is a trained ILA model: rows that are like "
+                "it would start with its weights, the others without. Give a plain CLIP."
+            )
         for row in TABLES[table]:
             try:
                 row_config(self.config, row)
