@@ -236,6 +236,18 @@ def test_videos_and_layers_that_do_not_fit(trained, base, tmp_path, capsys):
     assert not trained.runs
 
 
+def test_the_head_may_be_that_of_the_configuration(trained, base, tmp_path, capsys):
+    tiny_config(architectures=["ILAForVideoClassification"]).save_pretrained(tmp_path / "config")
+    words = ["--output_dir", str(tmp_path / "out"), "--seeds", "1", *base]
+    with pytest.raises(SystemExit):
+        main(["ablate", "11", *words])
+    assert "with and without the text prompt: a linear head has none" in capsys.readouterr().err
+    assert not trained.runs
+    main(["ablate", "9", *words])
+    assert {run["--head"] for run in trained.runs.values()} == {"linear"}
+    main(["ablate", "11", *words[:1], str(tmp_path / "text"), *words[2:], "--head", "text"])
+
+
 def test_a_trained_model_does_not_fit(trained, base, tmp_path, capsys):
     config = tiny_config()
     ILAForVideoClassification(config).save_pretrained(tmp_path / "ila")

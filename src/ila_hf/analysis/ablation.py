@@ -31,7 +31,7 @@ from ..data.whole_files import replace_text
 from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES
 from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
-from ..training.finetuning import is_trained, load_config
+from ..training.finetuning import chosen_head, is_trained, load_config
 from .frame_order import numbers_of_pairs, score_videos
 from .paper_tables import TABLES, PaperRow
 
@@ -150,10 +150,11 @@ class Ablation:
                 row_config(self.config, row)
             except StrictDataclassError as error:  # before anything is trained
                 raise ValueError(f"The row {row.name!r} does not fit the model: {error.__cause__}") from error
-        head = model_args.head or ("linear" if (model_args.config_name or "").endswith("ssv2") else None)
+        head = chosen_head(model_args, self.config)
         if table == "11" and head == "linear":
             raise ValueError("Table 11 compares models with and without the text prompt: a linear head has none.")
-        added = {} if head is None else {"head": head}
+        # The name of a preset, which may decide it, is not that of the configuration of a row
+        added = {"head": head} if model_args.head is not None or head == "linear" else {}
         if not given.keys() & {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}:
             # The last epoch is evaluated, not the best: the validation videos choose nothing
             schedule = {"eval_strategy": "no", "save_strategy": "epoch", "save_total_limit": "2"}

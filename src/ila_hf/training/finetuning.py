@@ -66,6 +66,13 @@ def is_trained(arguments: ModelArguments, config: ILAConfig) -> bool:
     return any(name.startswith("ILA") for name in config.architectures or [])
 
 
+def chosen_head(arguments: ModelArguments, config: ILAConfig) -> str:
+    """--head, else that of the configuration: "text" or "linear"."""
+    is_linear = ILAForVideoClassification.__name__ in (config.architectures or [])
+    is_linear |= (arguments.config_name or "").endswith("ssv2")
+    return arguments.head or ("linear" if is_linear else "text")
+
+
 def load_model_and_processor(
     arguments: ModelArguments,
     data_arguments: DataArguments,
@@ -86,9 +93,7 @@ def load_model_and_processor(
     Raises:
         ValueError: If weights do not fit, a tokenizer is missing, or a new linear classifier will not be trained.
     """
-    is_linear = ILAForVideoClassification.__name__ in (config.architectures or [])
-    is_linear |= (arguments.config_name or "").endswith("ssv2")
-    head = arguments.head or ("linear" if is_linear else "text")
+    head = chosen_head(arguments, config)
     names = [config.id2label[i] for i in range(config.num_labels)]
     keeps_classes = is_trained(arguments, config) and label_names in (None, names)
     names = label_names or names
