@@ -1,5 +1,6 @@
 """Temporal modules of other systems: against their equations, written out, forward and gradients; where they start."""
 
+import dataclasses
 import itertools
 import math
 
@@ -15,7 +16,8 @@ from ila_hf.analysis.flops import clip_config
 from ila_hf.conversion.export_ila import export_onnx, largest_difference, onnx_runner
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.evaluation.model_card import card_from_run
-from ila_hf.temporal_baselines_ila import SYSTEMS
+from ila_hf.evl_decoder_ila import ILAEVLOptions
+from ila_hf.temporal_baselines_ila import SYSTEMS, ILAAIMOptions
 from ila_hf.temporal_ila import ILA_TEMPORAL_MODULES
 
 
@@ -478,6 +480,16 @@ def test_what_is_refused(monkeypatch):
     monkeypatch.setattr("ila_hf.temporal_baselines_ila.linear_sum_assignment", None)
     with pytest.raises(ImportError, match="needs scipy"):
         make_model(ILAVisionModel, {"temporal_module": "ata"})
+
+
+def test_a_whole_number_is_a_number():
+    """In every field of ours and every option that takes one."""
+    assert ILAAIMOptions(joint_scale=1).joint_scale == 1
+    whole = {"prompt_alpha": 1, "alignment_loss_weight": 1, "classifier_dropout": 0, "initializer_range": 1}
+    assert {name: getattr(tiny_config(**whole), name) for name in whole} == whole
+    options = [module.options_class for module in ILA_TEMPORAL_MODULES.values() if hasattr(module, "options_class")]
+    for kind in (*filter(None, options), ILAEVLOptions):
+        assert all(field.type is not float for field in dataclasses.fields(kind))
 
 
 def test_the_table_is_complete():

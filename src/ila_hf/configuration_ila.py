@@ -288,7 +288,7 @@ class ILAConfig(_OfCLIP, CLIPConfig):
         def __init__(self, **kwargs: Any) -> None: ...
 
     # Without it, transformers takes `initializer_factor`, 1.0, for the spread of every new linear layer
-    initializer_range: float = 0.02
+    initializer_range: float | int = 0.02
 
     # Integration (Eq. 8)
     num_frames: int = 8

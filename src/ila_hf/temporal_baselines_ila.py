@@ -120,7 +120,7 @@ class ILAAIMOptions(ILATimeOptions):
 
     reduction_factor: int = 4
     before_temporal_attention: bool = False
-    joint_scale: float = 0.5
+    joint_scale: float | int = 0.5
 
     def validate_adapters(self) -> None:
         """Part of the `@strict` validation."""
