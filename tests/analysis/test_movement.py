@@ -82,6 +82,27 @@ def test_what_is_refused(monkeypatch):
         frame_distances(torch.zeros(1, 2, 5, 8))
 
 
+def test_clips_of_x_clip_are_not_mixed():
+    sizes = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = XCLIPVisionModel(XCLIPVisionConfig(**sizes, num_frames=4))
+    with pytest.raises(ValueError, match=r"groups frames by its `num_frames`, 4: clips must have as many, got 2"):
+        patches_of_frames(model, torch.zeros(2, 2, 3, 32, 32))
+
+
+def test_the_model_stays_as_it_is():
+    """In training there would be jitter in the masks, and BatchNorm would learn of the clips."""
+    model = make_model(ILAVisionModel)
+    clips = torch.randn(2, 4, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    expected = patches_of_frames(model, clips)
+    model.train()
+    model.encoder.layers[0].eval()
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert torch.equal(patches_of_frames(model, clips), expected)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+
+
 @torch.no_grad()
 def test_patches_of_models():
     """Of every kind those that belong to a frame: changing it changes them, and its own embedding tells which."""

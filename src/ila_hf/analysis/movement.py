@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from transformers.utils import is_scipy_available
 
+from .observation import observed
+
 
 if is_scipy_available():
     from scipy.optimize import linear_sum_assignment
@@ -58,7 +60,7 @@ def frame_distances(patches: torch.Tensor) -> FrameDistances:
 
 @torch.no_grad()
 def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
-    """The patch tokens of the last layer for every frame: (B, T, 3, H, W) -> (B, T, N, D).
+    """The patch tokens of the last layer for every frame, in evaluation: (B, T, 3, H, W) -> (B, T, N, D).
 
     Args:
         model: Of this package; CLIP, X-CLIP or another vision transformer of transformers that sees frames one by one,
@@ -66,7 +68,7 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         pixel_values: Normalised clips.
 
     Raises:
-        ValueError: For a model without tokens of every frame.
+        ValueError: For a model without tokens of every frame, and for clips of X-CLIP of another length than its own.
     """
     batch, num_frames = pixel_values.shape[:2]
     trunk = getattr(model, "vision_model", None) or getattr(model, "timesformer", model)
@@ -74,7 +76,14 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     config, size = trunk.config, pixel_values.shape[-2:]
     count = (size[0] // config.patch_size) * (size[1] // config.patch_size)  # N
     inputs = pixel_values if sees_clips else pixel_values.flatten(0, 1)
-    hidden: Any = trunk(inputs, return_dict=True).last_hidden_state
+    own_frames = getattr(config, "num_frames", num_frames)
+    if not sees_clips and own_frames != num_frames:  # X-CLIP's messages would go from one clip to another
+        raise ValueError(
+            f"{type(trunk).__name__} groups frames by its `num_frames`, {own_frames}: clips must have as many, got "
+            f"{num_frames}."
+        )
+    with observed(trunk):
+        hidden: Any = trunk(inputs, return_dict=True).last_hidden_state
     if hidden.ndim == 3 and hidden.shape[:2] == (batch, 1 + count * num_frames):  # TimeSformer: patches, then time
         hidden = hidden[:, 1:].unflatten(1, (count, num_frames)).transpose(1, 2)
     elif hidden.ndim == 3 and len(hidden) == batch * num_frames:  # frame by frame
