@@ -10,7 +10,8 @@ same played backwards, where the set is not one of pairs), four things are measu
 - top-1;
 - pairs: both clips of a pair are right;
 - shuffled: top-1 with the frames of every clip in random order;
-- the earth mover's distance between neighbouring frames, of 48 clips; see `ila_hf.analysis.frame_distances`.
+- the earth mover's distance between neighbouring frames, and that at the same place, of 48 clips; see
+  `ila_hf.analysis.frame_distances`.
 
 Every finished run is written to ablations_<set>_<steps>.json at once; started again with the same arguments, the
 script makes only the runs that are missing.

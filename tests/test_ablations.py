@@ -2,6 +2,7 @@
 
 import json
 import sys
+from statistics import fmean
 
 import pytest
 import torch
@@ -94,6 +95,13 @@ def test_what_is_said_of_noise(script):
         if row.earth_movers is not None
     }
     assert max(distances.pop("ILA")) < min(map(min, distances.values()))
+    ours = sorted((run["earth_movers"], 100 * run["top1"]) for run in found["results"]["{}"].values())
+    assert f"top-1 {ours[1][1]:.1f} and {ours[0][1]:.1f} %" in page
+    assert ours[2][1] > 40
+    window = found["results"]['{"alignment_operator": "window_attention"}']
+    means = {name: fmean(run["earth_movers"] for run in runs.values()) for name, runs in found["results"].items()}
+    assert min(means, key=means.get) == '{"alignment_operator": "window_attention"}'
+    assert all(abs(run["top1"] - 0.25) < 0.01 for run in window.values())
 
 
 def test_without_runs_there_is_no_report(script, tmp_path):

@@ -23,15 +23,15 @@ def test_table():
     rows = [PaperRow("none", 37, 79.8, earth_movers=0.56), PaperRow("ours"), PaperRow("not run", top1=1.0)]
     results = {
         "none": {"0": {"top1": 0.5, "earth_movers": 0.25}, "1": {"top1": 0.6, "earth_movers": 0.35}},
-        "ours": {"0": {"top1": 0.755, "earth_movers": 0.1, "pair_accuracy": 0.5}},
+        "ours": {"0": {"top1": 0.755, "earth_movers": 0.1, "in_place": 0.15, "pair_accuracy": 0.5}},
     }
     # By hand: 50 and 60 deviate by 50**0.5 = 7.07, 0.25 and 0.35 by 0.005**0.5 = 0.0707
     assert ablation_table(rows, results).splitlines() == [
-        "| | top-1 | pairs | earth mover's | seeds | paper: top-1 | paper: earth mover's |",
-        "|---|---|---|---|---|---|---|",
-        "| none | 55.0 ± 7.1 |  | 0.300 ± 0.071 | 2 | 79.8 | 0.56 |",
-        "| ours | 75.5 | 50.0 | 0.100 | 1 |  |  |",
-        "| not run |  |  |  | 0 | 1.0 |  |",
+        "| | top-1 | pairs | earth mover's | in place | seeds | paper: top-1 | paper: earth mover's |",
+        "|---|---|---|---|---|---|---|---|",
+        "| none | 55.0 ± 7.1 |  | 0.300 ± 0.071 |  | 2 | 79.8 | 0.56 |",
+        "| ours | 75.5 | 50.0 | 0.100 | 0.150 | 1 |  |  |",
+        "| not run |  |  |  |  | 0 | 1.0 |  |",
     ]
     plain = ablation_table(rows[:1], {"none": {"0": {"top1": 1.0}}}).splitlines()
     assert plain == ["| | top-1 | seeds | paper: top-1 |", "|---|---|---|---|", "| none | 100.0 | 1 | 79.8 |"]

@@ -57,6 +57,7 @@ COLUMNS = {
     "pair_accuracy": Column("pairs"),
     "shuffled_top1": Column("shuffled"),
     "earth_movers": Column("earth mover's", 1.0, 3),
+    "in_place": Column("in place", 1.0, 3),
 }
 
 
