@@ -477,6 +477,10 @@ def test_what_is_refused(monkeypatch):
     ]:
         with pytest.raises(StrictDataclassError, match=f"`{next(iter(options))}` must be at least"):
             make_model(ILAVisionModel, {"temporal_module": module, "temporal_options": options})
+    for module, option in [("shift", "shift_div"), ("aim", "reduction_factor")]:
+        make_model(ILAVisionModel, {"temporal_module": module, "temporal_options": {option: D}})
+        with pytest.raises(ValueError, match=rf"`{option}` must be at most `hidden_size`, {D}, .* got {D + 1}"):
+            make_model(ILAVisionModel, {"temporal_module": module, "temporal_options": {option: D + 1}})
     monkeypatch.setattr("ila_hf.temporal_baselines_ila.linear_sum_assignment", None)
     with pytest.raises(ImportError, match="needs scipy"):
         make_model(ILAVisionModel, {"temporal_module": "ata"})

@@ -127,6 +127,11 @@ class ILAAIMOptions(ILATimeOptions):
         _require_positive("reduction_factor", self.reduction_factor)
 
 
+def _require_part(name: str, value: int, width: int) -> None:
+    if value > width:
+        raise ValueError(f"`{name}` must be at most `hidden_size`, {width}, or nothing would be left, got {value}.")
+
+
 class ILABaselineModule(nn.Module):
     """What the modules of other systems share: their options, and that they add nothing beside `run_layer`."""
 
@@ -295,6 +300,10 @@ class ILATemporalShift(ILABaselineModule):
 
     options_class = ILAShiftOptions
 
+    def __init__(self, config: ILAVisionConfig):
+        super().__init__(config)
+        _require_part("shift_div", self.options.shift_div, config.hidden_size)
+
     def shifted(self, states: torch.Tensor) -> torch.Tensor:
         """(B, T, ..., D) -> (B, T, ..., D)."""
         fold = states.shape[-1] // self.options.shift_div
@@ -350,6 +359,7 @@ class ILAAIMAdapters(ILABaselineModule):
     def __init__(self, config: ILAVisionConfig):
         super().__init__(config)
         size = (config.hidden_size, self.options.reduction_factor)
+        _require_part("reduction_factor", size[1], size[0])
         self.temporal_in = ILAAIMAdapter(*size) if self.options.before_temporal_attention else None
         self.temporal_out, self.spatial, self.joint = ILAAIMAdapter(*size), ILAAIMAdapter(*size), ILAAIMAdapter(*size)
 
