@@ -459,10 +459,15 @@ def test_what_is_refused(monkeypatch):
         make_model(ILAVisionModel, {"temporal_module": "nothing"})
     with pytest.raises(ValueError, match=r"`temporal_options` must be empty with temporal_module='ila'"):
         make_model(ILAVisionModel, {"temporal_options": {"num_frames": 8}})
-    for field, value in (("reference_frame", "first"), ("interaction_token", True), ("alignment_join", "add")):
-        for module in ("none", "shift"):
+    fields = {"reference_frame": "first", "interaction_token": True, "alignment_join": "add", "first_frame": "self"}
+    for field, value in {**fields, "architecture": "released"}.items():
+        for module in ("none", "average_pooling", "shift"):
             with pytest.raises(ValueError, match=f"`{field}` must be .* with temporal_module='{module}'"):
                 make_model(ILAVisionModel, {"temporal_module": module, field: value})
+    model = make_model(ILAVisionModel, {"temporal_module": "average_pooling"})
+    with pytest.raises(ValueError, match="`first_frame` must be 'next' with temporal_module='average_pooling'"):
+        model.set_first_frame("self")
+    assert model.config.first_frame == "next"
     with pytest.raises(
         ValueError, match=r"`temporal_options` of this module may have \['num_frames'.*got \['num_frame'\]"
     ):

@@ -67,7 +67,7 @@ from .integration_ila import ILAMultiframeIntegration, ILAProjections, ILAVideoP
 from .new_weights_ila import ILANewWeightsMixin
 from .outputs_ila import ILAClassifierOutput, ILAOutput, ILATemporalOutput, ILAVisionModelOutput
 from .remote_code_ila import ILARemoteCodeMixin
-from .temporal_ila import ILAAligningModule, make_temporal_module, make_time_positions
+from .temporal_ila import ILAAligningModule, check_ila_only_fields, make_temporal_module, make_time_positions
 
 
 class ILAAttention(CLIPAttention):
@@ -314,11 +314,14 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
 
         Raises:
             StrictDataclassError: As the configuration does, for another value and where there is no such choice.
+            ValueError: With a temporal module of another system, to which it means nothing.
         """
         for module in self.modules():
             if isinstance(module, ILAVisionModel):
                 # Refuses what the present configuration could not hold
-                ILAVisionConfig.from_dict({**module.config.to_dict(), "first_frame": first_frame})
+                check_ila_only_fields(
+                    ILAVisionConfig.from_dict({**module.config.to_dict(), "first_frame": first_frame})
+                )
                 module.config.first_frame = first_frame
             if isinstance(module, ILAAligningModule):
                 module.pair_with_itself = first_frame == "self"

@@ -275,8 +275,11 @@ ILA_TEMPORAL_MODULES: dict[str, Callable[[ILAVisionConfig], nn.Module | None]] =
 }
 
 
-#: Of the fields of the configuration that only ILA's own modules read, those that no preset sets
+#: Fields of the configuration that say what ILA's own modules are, and what they are where it has others. Constants of
+#: masks and loss, sizes, and `alignment_conv`, which the presets of Something-Something v2 set, may be as they are
 ILA_ONLY_FIELDS = {
+    "architecture": "paper",
+    "first_frame": "next",
     "reference_frame": "previous",
     "alignment_operator": "convolution",
     "alignment_join": "token",
@@ -313,6 +316,19 @@ def make_time_positions(config: ILAVisionConfig, modules: Iterable[Any]) -> ILAT
     return None
 
 
+def check_ila_only_fields(config: ILAVisionConfig) -> None:
+    """Refuse fields that mean nothing to modules of other systems; one of your own may read them."""
+    factory = ILA_TEMPORAL_MODULES.get(config.temporal_module)
+    if factory is not _none and not (isinstance(factory, type) and issubclass(factory, ILABaselineModule)):
+        return
+    for name, default in ILA_ONLY_FIELDS.items():
+        if getattr(config, name) != default:
+            raise ValueError(
+                f"`{name}` must be {default!r} with temporal_module={config.temporal_module!r}, to which it means "
+                f'nothing, got {getattr(config, name)!r}: it is of temporal_module="ila".'
+            )
+
+
 def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module | None:
     """The temporal module of a layer; None for one that has none (`alignment_layers`).
 
@@ -328,14 +344,8 @@ def make_temporal_module(config: ILAVisionConfig, layer_index: int) -> nn.Module
             f"`temporal_module` must be one of {known}, got {config.temporal_module!r}. Register a module of your own "
             f"first: ila_hf.temporal_ila.ILA_TEMPORAL_MODULES[{config.temporal_module!r}] = YourClass."
         )
+    check_ila_only_fields(config)
     factory = ILA_TEMPORAL_MODULES[config.temporal_module]
-    if factory is _none or (isinstance(factory, type) and issubclass(factory, ILABaselineModule)):
-        for name, default in ILA_ONLY_FIELDS.items():
-            if getattr(config, name) != default:
-                raise ValueError(
-                    f"`{name}` must be {default!r} with temporal_module={config.temporal_module!r}, to which it "
-                    f'means nothing, got {getattr(config, name)!r}: it is of temporal_module="ila".'
-                )
     if config.temporal_options and getattr(factory, "options_class", None) is None:
         raise ValueError(
             f"`temporal_options` must be empty with temporal_module={config.temporal_module!r}, which has none, got "

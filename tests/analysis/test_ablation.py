@@ -64,6 +64,16 @@ def test_what_the_tables_compare_is_as_in_the_paper():
         make_temporal_module(vision, 1)  # refuses fields that mean nothing
 
 
+@pytest.mark.parametrize("vision", [{"first_frame": "self"}, {"architecture": "released"}])
+def test_of_what_no_table_compares_ila_keeps_its_own(vision):
+    for row in TABLES["4"][:-1]:  # the last, our token, is not of the released architecture
+        found = row_config(tiny_config(vision), row).vision_config
+        kept = found.temporal_module == "ila"
+        for name, value in vision.items():
+            assert (getattr(found, name) == value) == kept
+        make_temporal_module(found, 1)
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """Trainings that are not made: their arguments by row and seed. `of[folder name]` are their accuracies."""

@@ -96,9 +96,11 @@ def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, 
 
 def row_config(config: ILAConfig, row: PaperRow) -> ILAConfig:
     """The configuration of a row for a model of one's own size; what the tables compare is as in the paper."""
-    compared = {**ILA_ONLY_FIELDS, "temporal_module": "ila", "temporal_options": None, "alignment_layers": None}
-    integration = {"integration_module": "transformer", "integration_options": None}
     changes = dict(row.vision or {})
+    compared = {**ILA_ONLY_FIELDS, "temporal_module": "ila", "temporal_options": None, "alignment_layers": None}
+    if "temporal_module" not in changes:  # no table compares these, and to other modules they mean nothing
+        del compared["architecture"], compared["first_frame"]
+    integration = {"integration_module": "transformer", "integration_options": None}
     options = getattr(ILA_TEMPORAL_MODULES.get(changes.get("temporal_module", "")), "options_class", None)
     if options is not None and "num_frames" in {each.name for each in dataclasses.fields(options)}:
         changes["temporal_options"] = {**changes.get("temporal_options", {}), "num_frames": config.num_frames}
