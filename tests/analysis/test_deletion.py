@@ -38,6 +38,15 @@ def test_a_score_of_one_place():
     assert float(deletion_check(OnePlace(), clip, right, class_id=0).drop) == 0
 
 
+def test_a_patch_stays():
+    clip = torch.zeros(1, 2, 3, 32, 32)
+    clip[:, :, :, 8:16, 16:24] = 1
+    darkest = torch.ones(1, 2, 4, 4)
+    darkest[..., 1, 2] = 0
+    found = deletion_check(OnePlace(), clip, darkest, share=0.99)
+    assert (found.hidden, float(found.drop)) == (15, 0.0)
+
+
 def test_what_is_hidden_at_random_is_as_steady_as_the_map():
     """A score that only falls where something flickers: a map that stays says no more than chance, nor less."""
 
@@ -127,6 +136,8 @@ def test_the_mean_colour_is_that_of_the_frame():
     ("arguments", "message"),
     [
         ({"attribution": torch.rand(2, 7, 4, 4)}, r"must be \(B, T, h, w\) = \(2, 8, 4, 4\), got \(2, 7, 4, 4\)"),
+        ({"attribution": torch.full((2, 8, 4, 4), torch.nan)}, "`attribution` must be finite, got NaN or infinity"),
+        ({"attribution": -torch.rand(2, 8, 4, 4).log() / 0}, "`attribution` must be finite"),
         ({"share": 0}, "`share` must be between 0 and 1, got 0"),
         ({"share": 1}, "`share` must be between 0 and 1, got 1"),
         ({"draws": 1}, "`draws` must be at least 2, got 1"),

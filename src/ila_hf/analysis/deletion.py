@@ -53,17 +53,20 @@ def deletion_check(
         pixel_values (B, T, 3, H, W): Normalised clips.
         attribution (B, T, h, w): A map of the patches.
         class_id: Default: the class with the highest score, for each clip.
-        share: Of the patches of a frame, in (0, 1); at least one is hidden.
+        share: Of the patches of a frame, in (0, 1); at least one is hidden, and one stays.
         draws: Of random patches, at least 2.
         seed: Of the draws. The same seed gives the same.
 
     Raises:
-        ValueError: For a map that does not fit the clips, and for a share, draws or a class out of range.
+        ValueError: For a map that does not fit the clips or is not finite, and for a share, draws or a class out of
+            range.
     """
     check_classifies(model)
     expected = (*pixel_values.shape[:2], *patch_grid(model, pixel_values))
     if tuple(attribution.shape) != expected:
         raise ValueError(f"`attribution` must be (B, T, h, w) = {expected}, got {tuple(attribution.shape)}.")
+    if not attribution.isfinite().all():  # NaN would be highlighted first
+        raise ValueError("`attribution` must be finite, got NaN or infinity.")
     if not 0 < share < 1:
         raise ValueError(f"`share` must be between 0 and 1, got {share}.")
     if draws < 2:
@@ -71,7 +74,7 @@ def deletion_check(
     patch_size = trunk_of(model).config.patch_size
     generator = torch.Generator().manual_seed(seed)
     values = attribution.detach().float().cpu().flatten(2)  # (B, T, N)
-    hidden = max(1, round(share * values.shape[2]))
+    hidden = min(max(1, round(share * values.shape[2])), values.shape[2] - 1)  # of all, every choice is the same
 
     order = torch.rand(values.shape, generator=generator).argsort(2)
     highlighted = order.gather(2, values.gather(2, order).argsort(dim=2, descending=True, stable=True))
