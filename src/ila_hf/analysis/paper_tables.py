@@ -65,6 +65,20 @@ TABLES: dict[str, list[PaperRow]] = {
             preset="ila-base-patch16",
         ),
         PaperRow(
+            "X-CLIP, L/14, 336 pixels, 16 frames",
+            3086,
+            vision=_module("message_token"),
+            preset="ila-large-patch14-336-16-frames",
+        ),
+        # The figure is that of CLIP alone: what it adds is behind the trunk
+        PaperRow(
+            "ActionCLIP, B/16, 32 frames",
+            563,
+            vision=_module("none"),
+            fields={"num_frames": 32},
+            preset="ila-base-patch16",
+        ),
+        PaperRow(
             "ATA, B/16, 32 frames",
             793,
             vision=_module("ata", num_frames=32),
@@ -85,6 +99,7 @@ TABLES: dict[str, list[PaperRow]] = {
             fields={"num_frames": 16},
             preset="ila-large-patch14",
         ),
+        PaperRow("EVL, B/16, 16 frames", 296, vision=_module("none"), fields=_evl(16), preset="ila-base-patch16"),
         PaperRow("EVL, L/14, 16 frames", 1350, vision=_module("none"), fields=_evl(16), preset="ila-large-patch14"),
     ],
     "2": [
@@ -100,6 +115,13 @@ TABLES: dict[str, list[PaperRow]] = {
             208,
             vision=_module("aim", before_temporal_attention=True, joint_scale=1.0),
             preset="ila-base-patch16",
+        ),
+        PaperRow(
+            "AIM, L/14, 32 frames",
+            3836,
+            vision=_module("aim", num_frames=32, before_temporal_attention=True, joint_scale=1.0),
+            fields={"num_frames": 32},
+            preset="ila-large-patch14",
         ),
     ],
     "3": [
