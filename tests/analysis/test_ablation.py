@@ -272,6 +272,20 @@ def test_a_trained_model_does_not_fit(trained, base, tmp_path, capsys):
     assert len(trained.runs) == len(TABLES["4"])
 
 
+def test_every_row_is_built_before_any_is_trained(trained, base, tmp_path, monkeypatch, capsys):
+    words = ["ablate", "4", "--output_dir", str(tmp_path / "out"), *base]
+    tiny_config({"hidden_size": 4}).save_pretrained(tmp_path / "config")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "The row 'temporal shift' does not fit the model: `shift_div` must be at most" in capsys.readouterr().err
+    tiny_config().save_pretrained(tmp_path / "config")
+    monkeypatch.setattr("ila_hf.temporal_baselines_ila.linear_sum_assignment", None)
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "needs scipy: pip install" in capsys.readouterr().err
+    assert not trained.runs
+
+
 @pytest.mark.slow
 def test_a_table_is_trained_and_scored(tmp_path):
     make_motion_videos(tmp_path / "videos", {"train": 16, "validation": 8}, kind="reversed_pairs")

@@ -22,13 +22,15 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 
 from ..configuration_ila import ILAConfig
 from ..data.run_folders import check_bound, in_use
 from ..data.video_data import load_videos
 from ..data.whole_files import replace_text
-from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES
+from ..evl_decoder_ila import make_integration
+from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES, make_temporal_module
 from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
 from ..training.finetuning import chosen_head, is_trained, load_config
@@ -108,6 +110,19 @@ def row_config(config: ILAConfig, row: PaperRow) -> ILAConfig:
     return ILAConfig.from_dict({**config.to_dict(), **integration, **(row.fields or {}), "vision_config": vision})
 
 
+def build_parts(config: ILAConfig) -> None:
+    """Make what tables compare, without memory: options and packages that are missing show in it.
+
+    Raises:
+        ImportError: For a package.
+        ValueError: For options.
+    """
+    with torch.device("meta"):
+        for layer in range(config.vision_config.num_hidden_layers):
+            make_temporal_module(config.vision_config, layer)
+        make_integration(config)
+
+
 class Ablation:
     """The runs of a table in a folder: `<row>/seed-<seed>`, `ablation.json` with what was measured, `ablation.md`.
 
@@ -122,6 +137,7 @@ class Ablation:
     Raises:
         ValueError: For arguments of which every run has its own, for videos or a model with which the table makes no
             sense, and for a folder that holds other runs.
+        ImportError: Without a package that a row needs.
     """
 
     def __init__(
@@ -150,9 +166,10 @@ class Ablation:
             )
         for row in TABLES[table]:
             try:
-                row_config(self.config, row)
-            except StrictDataclassError as error:  # before anything is trained
-                raise ValueError(f"The row {row.name!r} does not fit the model: {error.__cause__}") from error
+                build_parts(row_config(self.config, row))  # before anything is trained
+            except (StrictDataclassError, ValueError) as error:
+                why = error.__cause__ if isinstance(error, StrictDataclassError) else error
+                raise ValueError(f"The row {row.name!r} does not fit the model: {why}") from error
         head = chosen_head(model_args, self.config)
         if table == "11" and head == "linear":
             raise ValueError("Table 11 compares models with and without the text prompt: a linear head has none.")
