@@ -51,6 +51,25 @@ def test_the_tables_of_the_paper_are_those_of_the_docs(capsys, tables, count):
         assert row in page
 
 
+@pytest.mark.parametrize(
+    ("fields", "part", "expected"),
+    [
+        ({"num_frames": 32}, "trunk", 562.0),
+        (
+            {"num_frames": 16, "integration_module": "evl", "integration_options": {"frame_difference": False}},
+            "all",
+            296.0,
+        ),
+    ],
+)
+def test_what_the_docs_say_of_two_figures(fields, part, expected):
+    """ActionCLIP's is CLIP's, and EVL's has no frame-difference attention."""
+    fields = {"vision_config": {"temporal_module": "none"}, "prompt_num_hidden_layers": 0, **fields}
+    config = ILAConfig.from_preset("ila-base-patch16", **fields)
+    assert flops_by_part(config)[part] == pytest.approx(expected, abs=0.05)
+    assert clip_flops(config) == pytest.approx(flops_by_part(config)["trunk"])
+
+
 def test_parts_of_a_model(tmp_path, capsys):
     """The parts of CLIP's layers are their matrices; what a module adds is its own."""
     config = ILAConfig.from_preset("ila-base-patch32", vision_config={"temporal_module": "aim"})
