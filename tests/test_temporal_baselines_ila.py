@@ -8,10 +8,11 @@ import pytest
 import torch
 from conftest import make_model
 from huggingface_hub.errors import StrictDataclassError
+from test_remote_code import offline, run
 from torch import nn
 from transformers import CLIPVisionModel
 
-from ila_hf import ILACache, ILAForVideoTextClassification, ILAVisionModel
+from ila_hf import ILACache, ILAForVideoClassification, ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.analysis.flops import clip_config
 from ila_hf.conversion.export_ila import export_onnx, largest_difference, onnx_runner
 from ila_hf.demo.tiny import tiny_config, tiny_processor
@@ -452,6 +453,29 @@ def test_its_code_travels_and_its_card_names_it(name, tmp_path):
         assert "its trunk is CLIP's own" in text
     else:
         assert SYSTEMS[name.split()[0]] in text
+
+
+def test_saved_models_load_without_the_package(tmp_path, clips):
+    """A model of each module, all in one process."""
+    torch.save(clips, tmp_path / "clips.pt")
+    expected = {}
+    with torch.no_grad():
+        for name in MODULES:
+            model = shaken(make_model(ILAForVideoClassification, vision(name)))
+            model.save_pretrained(tmp_path / name)
+            expected[name] = model(clips).logits.tolist()
+    load = """
+_, mode, folder, *names = sys.argv
+clips, answers, classes = torch.load(folder + "/clips.pt"), {}, []
+for each in names:
+    model = AutoModelForVideoClassification.from_pretrained(folder + "/" + each, **trust)
+    answers[each] = logits(model, {"pixel_values": clips}).tolist()
+    classes.append(name(model.vision_model.encoder.layers[0].temporal))
+"""
+    report = run(load, "remote", tmp_path, *MODULES, cwd=tmp_path, environment=offline(tmp_path / "home"))
+    assert report["answers"] == expected
+    assert report["classes"][0] == "builtins NoneType"
+    assert all(found.startswith("transformers_modules ILA") for found in report["classes"][1:])
 
 
 def test_what_is_refused(monkeypatch):
