@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import conv2d, cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ila_hf import ILAForVideoTextClassification
 from ila_hf.alignment_ila import ILAConv2d, ILAMask
@@ -399,3 +400,29 @@ def test_tokens_without_the_loss_are_those_with_it(tiny_model, vision):
         torch.testing.assert_close(found.tokens, expected.tokens)
         assert list(found) == ["tokens"]
         assert expected.loss is not None
+
+
+class Copies(TorchDispatchMode):
+    """Sizes of the tensors that are copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func._schema.name in ("aten::clone", "aten::copy_", "aten::_to_copy"):
+            self.sizes.add(output.numel())
+        return output
+
+
+@pytest.mark.parametrize("vision", [{}, {"architecture": "released"}], ids=["paper", "released"])
+def test_the_loss_copies_no_patches(tiny_model, vision):
+    """Neither in the forward nor in the backward pass: those of the pairs would be T - 1 of T frames, twice."""
+    temporal = tiny_model(vision=vision, training=True).vision_model.encoder.layers[0].temporal
+    pairs = temporal.align(torch.randn(2, 5, 16, 64), (4, 4))
+    masks = temporal.alignment.mask(pairs.points, 4, 4)
+    patches = torch.randn(2, 5, 17, 64, requires_grad=True)[:, :, 1:]
+    with Copies() as copies:
+        temporal.alignment_outputs(pairs, masks, pairs.pool(patches, masks, mean=True))["loss"].backward()
+    assert 2 * 4 * 16 * 64 not in copies.sizes

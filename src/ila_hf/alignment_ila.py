@@ -229,11 +229,14 @@ class ILAMask(nn.Module):
 
 
 def pool_patches(patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torch.Tensor:
-    """Sum or mean over the patches of the aligned features (Eq. 7, 3a): (B, S, N, D), (B, S, h, w) -> (B, S, D)."""
-    masks = masks.flatten(2)  # (B, S, N)
+    """Sum or mean over the patches of the aligned features (Eq. 7, 3a), under K masks for every frame.
+
+    (B, T, N, D), (B, T, K, h, w) -> (B, T, K, D)
+    """
+    masks = masks.flatten(3)  # (B, T, K, N)
     # Divided first: in float16 a sum over many patches could overflow
-    masks = (masks / masks.shape[2] if mean else masks).to(patches.dtype)
-    return (masks[:, :, None] @ patches).squeeze(2)
+    masks = (masks / masks.shape[3] if mean else masks).to(patches.dtype)
+    return masks @ patches
 
 
 @dataclass
@@ -270,8 +273,15 @@ class ILAPairs:
 
     def pool(self, patches: torch.Tensor, masks: torch.Tensor, mean: bool) -> torch.Tensor:
         """Both aligned features of every pair: (B, T, N, D), (B, M, 2, h, w) -> (B, M, 2, D)."""
-        frames = self.frames(patches, None if self.before is None else self.before.flatten(2, 3), self.reference)
-        return torch.stack([pool_patches(frames[i], masks[:, :, i], mean) for i in range(2)], dim=2)
+        if self.has_all_frames:
+            frames = self.frames(patches, None if self.before is None else self.before.flatten(2, 3), self.reference)
+            return torch.cat([pool_patches(frames[i], masks[:, :, i : i + 1], mean) for i in range(2)], dim=2)
+        # Every frame is both, the last and the first one under an empty mask: for products of their own, the patches
+        # of all previous and of all current frames would be copied
+        empty = torch.zeros_like(masks[:, :1, 0])
+        as_previous, as_current = torch.cat([masks[:, :, 0], empty], dim=1), torch.cat([empty, masks[:, :, 1]], dim=1)
+        pooled = pool_patches(patches, torch.stack([as_previous, as_current], dim=2), mean)  # (B, T, 2, D)
+        return torch.stack([pooled[:, :-1, 0], pooled[:, 1:, 1]], dim=2)
 
     def own(self, per_pair: torch.Tensor) -> torch.Tensor:
         """What each frame is in the pair with its predecessor: (B, M, 2, ...) -> (B, T, ...).

@@ -165,7 +165,7 @@ class ILAMutualInformation(ILAAligningModule):
         if self.join == "token" and with_loss:
             tokens.append(pairs.own(pooled)[:, :, None])
         elif self.join == "token":
-            tokens.append(pool_patches(patches, self.own_masks(pairs, grid), mean=True)[:, :, None])
+            tokens.append(pool_patches(patches, self.own_masks(pairs, grid)[:, :, None], mean=True))
         else:
             aligned = patches * self.own_masks(pairs, grid).flatten(2)[..., None].to(patches.dtype)  # (B, T, N, D)
             if self.join == "concatenate":
