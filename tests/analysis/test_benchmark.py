@@ -1,6 +1,7 @@
 """Timing models in turn: what is measured and how it is told; no test looks at how long anything takes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,17 @@ from transformers import CLIPVisionModel
 
 from ila_hf import ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.__main__ import main
-from ila_hf.analysis.benchmark import Measurement, Step, TensorMemory, form_of, make_step, markdown_table, measure
+from ila_hf.analysis.benchmark import (
+    Measurement,
+    Step,
+    TensorMemory,
+    add_memory,
+    form_of,
+    machine_line,
+    make_step,
+    markdown_table,
+    measure,
+)
 from ila_hf.analysis.flops import clip_config
 from ila_hf.demo.tiny import tiny_config
 
@@ -40,10 +51,34 @@ def test_steps_run_in_turn_and_ratios_are_those_of_a_round(monkeypatch):
     assert (own.milliseconds, own.low, own.ratio, own.high) == (3000, 1.5, 1.5, 1.5)
 
 
+def test_quartiles_are_among_what_was_measured(monkeypatch):
+    """Of two rounds, too: those of a sample from a wider distribution would lie outside."""
+    clock, times = [0.0], iter((1.0, 2.0))
+
+    def own():
+        clock[0] += next(times)
+
+    def reference():
+        clock[0] += 1
+
+    monkeypatch.setattr("ila_hf.analysis.benchmark.time.perf_counter", lambda: clock[0])
+    _, found = measure("case", {"CLIP": reference, "ILA": own}, 2, warm_up=0)
+    assert (found.low, found.ratio, found.high) == (1.25, 1.5, 1.75)
+
+
+@pytest.mark.parametrize(("is_cuda", "seen"), [(False, ["ILA"]), (True, ["ILA", "ILA, compiled"])])
+def test_memory_that_cannot_be_counted_is_left_out(is_cuda, seen):
+    names = ("ILA", "ILA, compiled", "ILA, int8")
+    rows = [Measurement("case", name, 1, 1, 1, 1) for name in names]
+    step = SimpleNamespace(clips=SimpleNamespace(is_cuda=is_cuda), peak_mebibytes=lambda: 5.0)
+    add_memory(rows, dict.fromkeys(names, step))
+    assert [row.name for row in rows if row.mebibytes is not None] == seen
+
+
 def test_a_time_limit_leaves_three_rounds():
     runs = []
-    measure("case", {"a": lambda: runs.append(1)}, 100, seconds=0)
-    assert len(runs) == 2 + 3
+    (found,) = measure("case", {"a": lambda: runs.append(1)}, 100, seconds=0)
+    assert len(runs) == 2 + found.rounds == 2 + 3
 
 
 def test_memory_of_tensors():
@@ -128,9 +163,12 @@ def test_the_command(folder, tmp_path, capsys, training):
     assert [(each["case"], each["name"]) for each in found["measurements"]] == [(c, n) for c in cases for n in names]
     assert all(each["mebibytes"] > 0 for each in found["measurements"])
     assert found["machine"]["torch"] == torch.__version__
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[0] == "| | 1 × 4 frames | 2 × 4 frames |"
-    assert len(printed.splitlines()) == 2 + len(names)
+    assert all(each["rounds"] == 2 for each in found["measurements"])
+    where, empty, *table = capsys.readouterr().out.splitlines()
+    assert (where, empty) == (machine_line(found["machine"]), "")
+    assert f"threads {torch.get_num_threads()}, torch {torch.__version__}" in where or torch.cuda.is_available()
+    assert table[0] == "| | 1 × 4 frames | 2 × 4 frames |"
+    assert len(table) == 2 + len(names)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ class Measurement:
         milliseconds: Median time of a step.
         ratio, low, high: To the reference in the same round: median and quartiles.
         mebibytes: Largest total size of the tensors, weights included, or None where it was not measured.
+        rounds: How often the step was timed; None in older files.
     """
 
     case: str
@@ -62,6 +63,7 @@ class Measurement:
     low: float
     high: float
     mebibytes: float | None = None
+    rounds: int | None = None
 
 
 class TensorMemory(TorchDispatchMode):
@@ -196,17 +198,23 @@ def measure(
     found = []
     for name, times in taken.items():
         ratios = [own / other for own, other in zip(times, reference, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
-        milliseconds = 1000 * statistics.median(times)
-        found.append(Measurement(case, name, round(milliseconds, 2), round(median, 3), round(low, 3), round(high, 3)))
+        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        milliseconds = round(1000 * statistics.median(times), 2)
+        low, median, high = (round(ratio, 3) for ratio in (low, median, high))
+        found.append(Measurement(case, name, milliseconds, median, low, high, rounds=len(times)))
     return found
 
 
 def add_memory(measurements: Iterable[Measurement], steps: dict[str, Step]) -> None:
-    """Enter the peak memory of a step; a compiled model's tensors are not seen one by one on the CPU."""
+    """Enter the peak memory of a step.
+
+    A compiled model's tensors are not seen one by one on the CPU. An int8 weight is a tensor made of others, whose
+    size its own storage does not tell, on any device.
+    """
     for measurement in measurements:
         step = steps[measurement.name]
-        if step.clips.is_cuda or not measurement.name.endswith(("compiled", "int8")):
+        is_seen = step.clips.is_cuda or not measurement.name.endswith("compiled")
+        if is_seen and not measurement.name.endswith("int8"):
             measurement.mebibytes = round(step.peak_mebibytes(), 1)
 
 
@@ -221,6 +229,11 @@ def machine() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["graphics card"] = torch.cuda.get_device_name()
     return {**found, "torch": torch.__version__, "transformers": transformers.__version__}
+
+
+def machine_line(found: dict[str, Any]) -> str:
+    """What [`machine`] found, in a line."""
+    return ", ".join(f"{name} {value}" for name, value in found.items())
 
 
 def markdown_table(measurements: Iterable[Measurement]) -> str:
@@ -283,7 +296,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Run `ila-hf benchmark`: time, print a table, write.
+    """Run `ila-hf benchmark`: time, print machine and table, write.
 
     Raises:
         ValueError: For a batch, clip or number of rounds that is too small, or forms that do not train.
@@ -317,7 +330,8 @@ def run(arguments: argparse.Namespace) -> None:
             measurements = measure(case, dict(steps), arguments.rounds)
             add_memory(measurements, steps)
             found += measurements
-    print(markdown_table(found))
+    where = machine()
+    print(f"{machine_line(where)}\n\n{markdown_table(found)}")
     if arguments.output_file:
-        content = {"machine": machine(), "measurements": [asdict(each) for each in found]}
+        content = {"machine": where, "measurements": [asdict(each) for each in found]}
         arguments.output_file.write_text(json.dumps(content, indent=1) + "\n")
