@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -23,7 +24,14 @@ from ila_hf import (
     ILAVisionModel,
 )
 from ila_hf.__main__ import main
-from ila_hf.conversion.export_ila import OnnxStream, export_onnx, export_program, largest_difference, save_program
+from ila_hf.conversion.export_ila import (
+    PAST,
+    OnnxStream,
+    export_onnx,
+    export_program,
+    largest_difference,
+    save_program,
+)
 from ila_hf.demo.motion_clips import MOTIONS
 from ila_hf.demo.tiny import tiny_config, tiny_processor
 from ila_hf.inference import inference_graph
@@ -259,6 +267,21 @@ def test_missing_packages(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf'needs {package}: pip install "ila-hf\[export\]"'):
         export_onnx(make_model(ILAVisionModel), tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("open_session", [ila_hf.conversion.export_ila.onnx_runner, OnnxStream])
+def test_sessions_use_as_many_threads_as_torch(tmp_path, monkeypatch, open_session):
+    opened = []
+
+    def session(path, options, providers):
+        opened.append(options.intra_op_num_threads)
+        inputs = [SimpleNamespace(name=PAST + "frame")]
+        return SimpleNamespace(get_inputs=lambda: inputs, get_outputs=list)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    open_session(tmp_path / "model.onnx")
+    assert opened == [3]
 
 
 def test_missing_onnxruntime(tmp_path, monkeypatch):

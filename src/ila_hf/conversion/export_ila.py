@@ -218,13 +218,21 @@ def example_clips(
     return PIXEL_RANGE * (2 * noise - 1)
 
 
+def _session(path: str | Path) -> Any:
+    """An ONNX file on onnxruntime's CPU provider, with as many threads as torch has."""
+    onnxruntime = _require_package("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # by default all cores, whatever torch was told
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def onnx_runner(path: str | Path) -> Callable[[torch.Tensor], Outputs]:
-    """An ONNX file on onnxruntime's CPU provider, as a function of `pixel_values`.
+    """An ONNX file on onnxruntime's CPU provider, as a function of `pixel_values`; with as many threads as torch.
 
     Raises:
         ImportError: Without onnxruntime.
     """
-    session = _require_package("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = _session(path)
     names = [output.name for output in session.get_outputs()]
 
     def run_session(pixel_values: torch.Tensor) -> Outputs:
@@ -235,7 +243,7 @@ def onnx_runner(path: str | Path) -> Callable[[torch.Tensor], Outputs]:
 
 
 class OnnxStream:
-    """An ONNX file of streams on onnxruntime's CPU provider.
+    """An ONNX file of streams on onnxruntime's CPU provider, with as many threads as torch.
 
     Args:
         path: What [`export_onnx`] has written with `stream=True`.
@@ -246,7 +254,7 @@ class OnnxStream:
     """
 
     def __init__(self, path: str | Path):
-        self.session = _require_package("onnxruntime").InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        self.session = _session(path)
         self._inputs = [each for each in self.session.get_inputs() if each.name.startswith(PAST)]
         if not self._inputs:
             raise ValueError(f"{str(path)!r} takes clips, not streams: export it with `stream=True`.")
