@@ -2,11 +2,12 @@
 
     python benchmarks/speed.py                  # all cases, half an hour on two cores
     python benchmarks/speed.py --cases b32-1 training
+    python benchmarks/speed.py --device cuda    # writes speed_cuda.json, and draws only where it is told to
     python benchmarks/speed.py --report         # only the table and the pictures, of the file that is there
 
 How it is measured: see ila_hf/analysis/benchmark.py. All models are transformers of the size of ViT-B with random
 weights; "fused" is `model.fuse()`, "compiled" is that and `compile_layers`. Cases that are run again replace those of
-the file. `ila-hf benchmark` does the same for a model of your own.
+the file, which says for every case what it ran on. `ila-hf benchmark` does the same for a model of your own.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import (
     CLIPVisionConfig,
@@ -42,6 +44,7 @@ from ila_hf.analysis.benchmark import (
     form_of,
     keep_freed_memory,
     machine,
+    machine_line,
     make_step,
     markdown_table,
     measure,
@@ -173,46 +176,76 @@ def run_case(case: str, rounds: int, seconds: float, device: str) -> list[Measur
     return found
 
 
-def time_compilation() -> dict[str, float]:
+def time_compilation(device: str) -> dict[str, float]:
     """Seconds until a compiled trunk of one layer and of twelve has run for the first time."""
     found = {}
-    for layers in (1, 12):
+    for layers in (1, 1, 12):  # the first compilation of a process loads what the others find; it is not kept
         torch._dynamo.reset()
         model = ILAVisionModel(ILAVisionConfig(**{**WIDTHS, "num_hidden_layers": layers}, patch_size=32)).eval().fuse()
         compile_layers(model)
+        step = make_step(model, (1, 8, 224), device)
         start = perf_counter()
-        with torch.inference_mode(), torch._inductor.utils.fresh_cache():
-            model(torch.zeros(1, 8, 3, 224, 224))
+        with torch._inductor.utils.fresh_cache():
+            step()
         found[f"{layers} layers"] = round(perf_counter() - start, 1)
     return found
 
 
-def profile_alignment(rounds: int = 10) -> dict[str, dict[str, float]]:
-    """Milliseconds of a clip, by operator, in what aligns the frames (B/32, T = 8), and of the whole trunk."""
-    found = {}
-    clips = torch.randn(1, 8, 3, 224, 224)
-    for name, make in {"ILA": ila(), "ILA, fused": formed(ila(), "fused")}.items():
-        model = make(8, patch_size=32).eval()
-        for layer in model.encoder.layers:
+def operator_times(
+    make: Callable[..., Any], patch: int, device: str, rounds: int
+) -> tuple[Counter[str], Counter[str]]:
+    """Milliseconds of a clip, by operator, in the whole trunk and in what aligns the frames (T = 8).
+
+    On a GPU it is the time of the kernels, without that between them.
+    """
+    step = make_step(make(8, patch_size=patch, image_size=224), (1, 8, 224), device)
+    for layer in step.model.encoder.layers:
+        if getattr(layer, "temporal", None) is not None:
             layer.temporal.forward = record_function("alignment")(layer.temporal.forward)
-        with torch.inference_mode():
-            model(clips)
-            with profile(activities=[ProfilerActivity.CPU]) as profiler:
-                for _ in range(rounds):
-                    model(clips)
-        times: Counter[str] = Counter()
-        pending = [event for event in profiler.events() if event.name == "alignment"]
+    is_cuda = step.clips.is_cuda
+    step()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]) as profiler:
+        for _ in range(rounds):
+            step()
+    # Kernels are events, too; their time is already that of the operators which start them
+    events = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
+
+    def times(pending: list[Any], with_children: bool) -> Counter[str]:
+        found: Counter[str] = Counter()
         while pending:
             event = pending.pop()
-            times[event.name.removeprefix("aten::")] += event.self_cpu_time_total
-            pending += event.cpu_children
-        total = sum(event.self_cpu_time_total for event in profiler.events())
-        counted = {
-            "the whole trunk": total,
-            "all of the alignment": sum(times.values()),
-            **dict(times.most_common(10)),
-        }
-        found[name] = {operator: round(time / 1000 / rounds, 2) for operator, time in counted.items()}
+            time = event.self_device_time_total if is_cuda else event.self_cpu_time_total
+            found[event.name.removeprefix("aten::")] += time / 1000 / rounds
+            pending += event.cpu_children if with_children else []
+        return found
+
+    return times(list(events), False), times([event for event in events if event.name == "alignment"], True)
+
+
+def largest(times: Counter[str], **totals: float) -> dict[str, float]:
+    """Totals, under their names, and the ten operators that take most."""
+    return {name.replace("_", " "): round(time, 2) for name, time in totals.items()} | {
+        name: round(time, 2) for name, time in times.most_common(10)
+    }
+
+
+def profile_alignment(device: str, rounds: int = 10) -> dict[str, dict[str, float]]:
+    """Milliseconds of a clip, by operator, in what aligns the frames (B/32, T = 8), and of the whole trunk."""
+    found = {}
+    for name, make in {"ILA": ila(), "ILA, fused": formed(ila(), "fused")}.items():
+        trunk, aligning = operator_times(make, 32, device, rounds)
+        totals = {"the_whole_trunk": sum(trunk.values()), "all_of_the_alignment": sum(aligning.values())}
+        found[name] = largest(aligning, **totals)
+    return found
+
+
+def profile_trunks(device: str, rounds: int = 10) -> dict[str, dict[str, float]]:
+    """Milliseconds of a clip, by operator, in the whole trunk: CLIP and all designs, of B/32 and B/16 (T = 8)."""
+    found = {}
+    for patch in (32, 16):
+        for name, make in {**CLIP, **DESIGNS, "ILA, fused": formed(ila(), "fused")}.items():
+            trunk, _ = operator_times(make, patch, device, rounds)
+            found[f"{name}, B/{patch}"] = largest(trunk, the_whole_trunk=sum(trunk.values()))
     return found
 
 
@@ -235,7 +268,7 @@ def tables(found: dict[str, Any]) -> str:
     """The tables of docs/speed.md."""
     parts = [markdown_table(measurements(found, IN_THE_TABLE))]
     parts += [markdown_table(measurements(found, (case,))) for case in SMALLER_TABLES if case in found["cases"]]
-    parts += [profile_table(found["profile"])] if "profile" in found else []
+    parts += [profile_table(found[name]) for name in ("profile", "operators") if name in found]
     return "\n\n".join(parts)
 
 
@@ -268,7 +301,19 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     figure.savefig(folder / "speed_over_length.svg", metadata={"Date": None})
 
 
-OTHER_CASES = {"compilation": time_compilation, "profile": profile_alignment}
+OTHER_CASES: dict[str, Callable[[str], dict[str, Any]]] = {
+    "compilation": time_compilation,
+    "profile": profile_alignment,
+    "operators": profile_trunks,
+}
+
+
+def machines(found: dict[str, Any]) -> str:
+    """A line for every machine, with what it ran."""
+    cases: dict[str, list[str]] = {}
+    for case, where in found["machines"].items():
+        cases.setdefault(machine_line(where), []).append(case)
+    return "\n".join(f"{where}: {', '.join(names)}" for where, names in cases.items())
 
 
 def main() -> None:
@@ -278,24 +323,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=90, help="of a case, about; but three rounds or more")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--output_file", type=Path, default=RESULTS / "speed.json")
-    parser.add_argument("--picture_dir", type=Path, default=Path(__file__).parent.parent / "docs")
+    parser.add_argument("--output_file", type=Path, help="default: results/speed.json, of a GPU speed_cuda.json")
+    parser.add_argument("--picture_dir", type=Path, help="default: docs, of a GPU none")
     parser.add_argument("--report", action="store_true", help="only print the tables and draw")
     arguments = parser.parse_args()
     keep_freed_memory()
-    file: Path = arguments.output_file
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"cases": {}}
+    device = torch.device(arguments.device).type
+    file: Path = arguments.output_file or RESULTS / ("speed.json" if device == "cpu" else f"speed_{device}.json")
+    picture_dir = arguments.picture_dir or (Path(__file__).parent.parent / "docs" if device == "cpu" else None)
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"cases": {}, "machines": {}}
     for case in [] if arguments.report else arguments.cases or [*CASES, *OTHER_CASES]:
+        if case == "onnxruntime" and device != "cpu":
+            print("onnxruntime is left out: here it runs on the CPU only.")
+            continue
         if case in CASES:
             found["cases"][case] = [
                 asdict(each) for each in run_case(case, arguments.rounds, arguments.seconds, arguments.device)
             ]
         else:
-            found[case] = OTHER_CASES[case]()
-        found["machine"] = machine()
+            found[case] = OTHER_CASES[case](arguments.device)
+        found["machines"][case] = machine()
         file.write_text(json.dumps(found, indent=1) + "\n")
-    print(tables(found))
-    draw(found, arguments.picture_dir)
+    print(f"{tables(found)}\n\n{machines(found)}")
+    if picture_dir is not None:
+        draw(found, picture_dir)
 
 
 if __name__ == "__main__":

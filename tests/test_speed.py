@@ -53,9 +53,49 @@ def test_a_case_that_is_run_again_is_replaced(speed, tmp_path, monkeypatch):
     second = run(speed, monkeypatch, tmp_path, "--rounds", "3", "--cases", "16-frames", "checkpointing", "profile")
     assert second["cases"]["8-frames"] == first["cases"]["8-frames"]
     assert second["cases"]["16-frames"] != first["cases"]["16-frames"]
+    assert list(second["machines"]) == ["8-frames", "16-frames", "checkpointing", "profile"]
     assert [each["name"] for each in second["cases"]["checkpointing"]] == ["ILA", "ILA, checkpointing"]
     for operators in second["profile"].values():
         assert operators["the whole trunk"] > operators["all of the alignment"] > operators["mkldnn_convolution"] > 0
+
+
+def test_operators_of_all_designs_are_told(speed):
+    found = speed.profile_trunks("cpu", rounds=1)
+    assert [name for name in found if name.startswith("CLIP")] == ["CLIP, B/32", "CLIP, B/16"]
+    assert len(found) == 2 * (2 + len(speed.DESIGNS))
+    for operators in found.values():
+        total, *parts = operators.values()
+        assert total > max(parts) > 0
+    lines = speed.profile_table(found).splitlines()
+    assert lines[2].startswith("| the whole trunk |")
+
+
+def test_the_first_compilation_of_a_process_is_not_told(speed, monkeypatch):
+    """It takes seconds that no later one does."""
+    clock, seconds = [0.0], iter((50, 3, 4))
+
+    class Compiled:
+        def __call__(self):
+            clock[0] += next(seconds)
+
+    monkeypatch.setattr(speed, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(speed, "make_step", lambda *arguments: Compiled())
+    assert speed.time_compilation("cpu") == {"1 layers": 3, "12 layers": 4}
+
+
+def test_another_device_leaves_the_files_of_the_page(speed, tmp_path, monkeypatch, capsys):
+    """Here without one: what would be timed is faked."""
+    asked = []
+    monkeypatch.setattr(speed, "RESULTS", tmp_path)
+    monkeypatch.setattr(speed, "draw", lambda *arguments: pytest.fail("drawn"))
+    monkeypatch.setattr(speed, "run_case", lambda case, rounds, seconds, device: asked.append((case, device)) or [])
+    for name in speed.OTHER_CASES:
+        monkeypatch.setitem(speed.OTHER_CASES, name, lambda device, name=name: asked.append((name, device)) or {})
+    monkeypatch.setattr("sys.argv", ["speed.py", "--device", "cuda:0"])
+    speed.main()
+    assert asked == [(case, "cuda:0") for case in (*speed.CASES, *speed.OTHER_CASES) if case != "onnxruntime"]
+    assert [path.name for path in tmp_path.iterdir()] == ["speed_cuda.json"]
+    assert capsys.readouterr().out.startswith("onnxruntime is left out")
 
 
 @pytest.mark.slow
@@ -97,7 +137,9 @@ def test_pages_show_what_the_scripts_wrote():
     text = " ".join(page.split())
     compilation = found["compilation"]
     assert f"{compilation['12 layers']:g} s for twelve layers and {compilation['1 layers']:g} s for one" in text
-    machine = found["machine"]
+    assert list(found["machines"]) == [*found["cases"], "compilation", "profile"]
+    machine, *others = found["machines"].values()
+    assert all(other == machine for other in others)  # the page names one
     assert f"{machine['threads']} threads of an {machine['processor']}, torch {machine['torch'].split('+')[0]}" in text
     ahead = json.loads((ROOT / "benchmarks/results/read_ahead.json").read_text())
     assert markdown_table(Measurement(**row) for row in ahead["measurements"]) in page
