@@ -159,6 +159,13 @@ CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
 }
 IN_THE_TABLE = ("b32-1", "b32-8", "b16-1", "training")
 SMALLER_TABLES = ("compiled-b32", "compiled-b16", "types", "onnxruntime", "checkpointing")
+# design -> the ratios to CLIP that we aimed at: of one clip, and of a training step of B/32
+BOUNDS: dict[str, dict[str, float]] = {
+    "ILA": {"B/32": 1.08, "B/16": 1.06, "training": 1.09},
+    "ILA + interaction token": {"B/32": 1.09, "B/16": 1.07, "training": 1.11},
+    "ILA, released": {"B/32": 1.25, "B/16": 1.25},
+}
+CASES_OF_BOUNDS = {"B/32": ("b32-1", "compiled-b32"), "B/16": ("b16-1", "compiled-b16"), "training": ("training", "")}
 WITH_MEMORY = (*IN_THE_TABLE, "checkpointing")
 
 
@@ -259,6 +266,27 @@ def profile_table(found: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def ratios_beside_bounds(found: dict[str, Any]) -> dict[str, tuple[float, list[float | None]]]:
+    """What we aimed at, and the ratios of a design as it is, fused, and compiled beside compiled CLIP."""
+    rows = {}
+    for design, bounds in BOUNDS.items():
+        for size, bound in bounds.items():
+            plain, compiled = CASES_OF_BOUNDS[size]
+            ratios = {each.name: each.ratio for each in measurements(found, (plain, compiled))}
+            forms = (design, f"{design}, fused", f"{design}, compiled")
+            rows[f"{design}, {size}"] = (bound, [ratios.get(form) for form in forms])
+    return rows
+
+
+def bounds_table(found: dict[str, Any]) -> str:
+    """What we aimed at, and what is."""
+    lines = ["| | bound | as it is | fused | compiled |", "|---|---|---|---|---|"]
+    for name, (bound, ratios) in ratios_beside_bounds(found).items():
+        cells = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+        lines.append(f"| {name} | {bound} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def measurements(found: dict[str, Any], cases: tuple[str, ...]) -> list[Measurement]:
     """Those of some cases, of the content of the file."""
     return [Measurement(**each) for case in cases for each in found["cases"].get(case, ())]
@@ -268,6 +296,7 @@ def tables(found: dict[str, Any]) -> str:
     """The tables of docs/speed.md."""
     parts = [markdown_table(measurements(found, IN_THE_TABLE))]
     parts += [markdown_table(measurements(found, (case,))) for case in SMALLER_TABLES if case in found["cases"]]
+    parts += [bounds_table(found)]
     parts += [profile_table(found[name]) for name in ("profile", "operators") if name in found]
     return "\n\n".join(parts)
 

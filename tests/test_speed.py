@@ -8,7 +8,7 @@ import pytest
 import torch
 from test_examples import load_script
 
-from ila_hf import ILAForVideoClassification
+from ila_hf import ILAForVideoClassification, ILAVisionConfig
 from ila_hf.analysis.benchmark import Measurement, markdown_table
 from ila_hf.demo.tiny import tiny_config
 
@@ -126,6 +126,52 @@ def test_reading_ahead_is_timed(tmp_path, monkeypatch, capsys):
         "pipeline, one worker",
     ]
     assert "| pipeline |" in capsys.readouterr().out
+
+
+def test_the_page_says_what_was_aimed_at_and_what_is():
+    text = " ".join((ROOT / "docs/speed.md").read_text().split())
+    found = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
+    script = load_script("benchmarks/speed.py")
+    assert script.bounds_table(found) in (ROOT / "docs/speed.md").read_text()
+    rows = script.ratios_beside_bounds(found)
+    assert all(ratio > bound for bound, ratios in rows.values() for ratio in ratios if ratio is not None)
+    assert "None is reached." in text
+    missed = {
+        (name, form): ratio - bound
+        for name, (bound, ratios) in rows.items()
+        for form, ratio in zip(("as it is", "fused", "compiled"), ratios, strict=True)
+        if ratio is not None
+    }
+    name, form = min(missed, key=missed.__getitem__)
+    bound, ratios = rows[name]
+    assert f"The nearest is that of {name}, {form}: {min(filter(None, ratios)):.2f} against {bound}." in text
+    for size in ("B/32", "B/16"):
+        _, fused, compiled = rows[f"ILA, released, {size}"][1]
+        assert compiled > fused
+        assert f"{compiled:.2f} against {fused:.2f} for {size}" in text
+
+    def growth(name, least, most):
+        times = {
+            each.case: each.milliseconds for each in script.measurements(found, (least, most)) if each.name == name
+        }
+        return f"{times[most] / times[least]:.1f}"
+
+    over_frames, over_patches = (
+        [growth(name, *cases) for name in ("ILA", "CLIP")]
+        for cases in (("8-frames", "32-frames"), ("25-patches", "196-patches"))
+    )
+    assert f"ILA takes {over_frames[0]} times as long" in text
+    assert f"in place of 25, {over_patches[0]} times: less than in proportion" in text
+    assert f"as CLIP with {over_frames[1]} and {over_patches[1]} times" in text
+    profile = found["profile"]["ILA"]
+    assert f"takes {profile['cat']:.1f} of the {profile['all of the alignment']:.1f} ms" in text
+
+
+def test_what_the_temporal_convolution_costs_in_one_map():
+    """Why it is not fused: products of a patch, in C/2 channels over three frames and a map to D."""
+    config = ILAVisionConfig(hidden_size=768)
+    channels, width = config.alignment_hidden_size // 2, config.hidden_size
+    assert 3 * channels * width == 2 * (3 * channels**2 + channels * width)
 
 
 def test_pages_show_what_the_scripts_wrote():
