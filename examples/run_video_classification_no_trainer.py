@@ -154,6 +154,13 @@ def evaluate(
     return evaluation.compute()
 
 
+def make_optimizer(model: Any, args: LoopArguments, device: torch.device) -> torch.optim.Optimizer:
+    """AdamW; on a GPU one kernel updates all weights."""
+    groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.new_lr_factor)
+    fused = True if device.type == "cuda" else None  # None: as torch finds best
+    return torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98), fused=fused)
+
+
 def train_epoch(
     accelerator: Accelerator,
     model: torch.nn.Module,
@@ -277,8 +284,7 @@ def main() -> None:
     eval_loader = make_loader(clips.validation, args.per_device_eval_batch_size, args, None)
 
     # 3. Optimizer and schedule: warm-up, then a cosine to a hundredth of every group's learning rate
-    groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.new_lr_factor)
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
+    optimizer = make_optimizer(model, args, accelerator.device)
     mixes = (args.mixup_alpha, args.cutmix_alpha, 0.5, args.label_smoothing)
     mixer = ClipMixer(len(splits.label_names), *mixes, seed=args.seed)
     model, optimizer, train_loader, eval_loader = accelerator.prepare(model, optimizer, train_loader, eval_loader)

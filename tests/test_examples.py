@@ -384,6 +384,14 @@ def test_a_run_is_not_begun_over_its_checkpoints(run, videos, tmp_path):
         run(**arguments)
 
 
+@pytest.mark.parametrize(("device", "fused"), [("cuda:1", True), ("cpu", None)])
+def test_the_optimizer_of_the_loop_is_fused_on_a_gpu(device, fused, tmp_path, tiny_model):
+    script = load_script("examples/run_video_classification_no_trainer.py")
+    arguments = script.LoopArguments(output_dir=str(tmp_path))
+    optimizer = script.make_optimizer(tiny_model(), arguments, torch.device(device))
+    assert [group["fused"] for group in optimizer.param_groups] == [fused] * len(optimizer.param_groups)
+
+
 def test_the_loop_without_trainer(videos, tmp_path, monkeypatch):
     """Checkpoints by epoch, an accumulation that does not divide the batches, and no clipping of gradients."""
     ila_hf(["tiny-model", "--output_dir", str(tmp_path / "tiny")])
