@@ -122,6 +122,7 @@ def test_reading_ahead_is_timed(tmp_path, monkeypatch, capsys):
     found = json.loads(file.read_text())
     assert [each["name"] for each in found["measurements"]] == [
         "one after the other",
+        "only reading",
         "pipeline",
         "pipeline, one worker",
     ]
