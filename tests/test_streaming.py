@@ -52,6 +52,8 @@ def test_the_page_shows_what_the_script_wrote():
     memory = list(found.pop("memory")["mebibytes"].values())
     times = {(row["case"], row["name"]): row["milliseconds"] for row in found["frame"]["measurements"]}
     share = times["linear, compiled", "next frame"] / times["linear", "clip"]
+    ratios = [row["ratio"] for row in found["frame"]["measurements"] if row["name"] == "next frame"]
+    assert all(ratio > 1 / 6 for ratio in ratios) == ("none takes a sixth" in page)
     assert f"Compiled, a frame takes {share:.2f} of the time of the clip that is not" in page
     for table in script.tables(found).split("\n\n"):
         assert table in page

@@ -78,7 +78,7 @@ def test_a_mark_holds_the_sizes_of_all_files(make):
 
 def test_a_mark_that_a_kill_has_torn_does_not_spoil_the_next(make):
     folder = make(10, complete=False)
-    (folder / "complete.json.part").write_text('{"model')
+    (folder / "complete.json.1-2.part").write_text('{"model')
     mark_complete(folder)
     assert what_is_missing(folder) is None
     assert names(folder) == ["complete.json", "model.bin", "optimizer.pt", "states"]

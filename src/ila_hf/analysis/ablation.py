@@ -28,7 +28,7 @@ from huggingface_hub.errors import StrictDataclassError
 from ..configuration_ila import ILAConfig
 from ..data.run_folders import check_bound, in_use
 from ..data.video_data import load_videos
-from ..data.whole_files import replace_text
+from ..data.whole_files import remove_parts, replace_text
 from ..evl_decoder_ila import make_integration
 from ..temporal_ila import ILA_ONLY_FIELDS, ILA_TEMPORAL_MODULES, make_temporal_module
 from ..training import ILATrainingArguments
@@ -213,6 +213,7 @@ class Ablation:
             ValueError: If another run has the folder.
         """
         with in_use(self.folder):
+            remove_parts(self.folder)
             self._write()  # what they are made with, before the first is killed
             for seed in range(seeds):
                 for row in TABLES[self.table]:

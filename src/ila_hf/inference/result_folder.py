@@ -58,6 +58,7 @@ class ResultFolder:
     def bind(self) -> None:
         """Write down what the rows depend on. For one process."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_parts(self.folder)
         replace_text(self.folder / "_run.json", json.dumps(self.fingerprint, indent=1) + "\n")
 
     def plan(self, paths: Iterable[str], shard_size: int) -> None:
@@ -69,7 +70,6 @@ class ResultFolder:
         if shard_size < 1:
             raise ValueError(f"`shard_size` must be at least 1, got {shard_size}.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        remove_parts(self.folder)
         shards = self.shards()
         known = {path for shard in shards for path in shard.paths}
         new = [path for path in dict.fromkeys(paths) if path not in known]

@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from ..data.whole_files import replace_text
+from ..data.whole_files import remove_parts, replace_text
 
 
 MARKER = "complete.json"  # written last; tells when, and holds the size of every other file
@@ -51,6 +51,7 @@ def _checkpoints(output_dir: str | Path) -> list[Path]:
 def mark_complete(folder: str | Path) -> None:
     """Say that all of a checkpoint has been written, by every process."""
     folder = Path(folder)
+    remove_parts(folder)
     files = (f for f in sorted(folder.rglob("*")) if f.is_file() and not f.name.startswith(MARKER))
     sizes = {str(f.relative_to(folder)): f.stat().st_size for f in files}
     text = json.dumps({"time": time.time_ns(), "sizes": sizes}, indent=2)
