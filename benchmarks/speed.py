@@ -229,11 +229,9 @@ def operator_times(
     return times(list(events), False), times([event for event in events if event.name == "alignment"], True)
 
 
-def largest(times: Counter[str], **totals: float) -> dict[str, float]:
-    """Totals, under their names, and the ten operators that take most."""
-    return {name.replace("_", " "): round(time, 2) for name, time in totals.items()} | {
-        name: round(time, 2) for name, time in times.most_common(10)
-    }
+def largest(totals: dict[str, float], times: Counter[str]) -> dict[str, float]:
+    """Totals, and the ten operators that take most."""
+    return {name: round(time, 2) for name, time in (totals | dict(times.most_common(10))).items()}
 
 
 def profile_alignment(device: str, rounds: int = 10) -> dict[str, dict[str, float]]:
@@ -241,8 +239,8 @@ def profile_alignment(device: str, rounds: int = 10) -> dict[str, dict[str, floa
     found = {}
     for name, make in {"ILA": ila(), "ILA, fused": formed(ila(), "fused")}.items():
         trunk, aligning = operator_times(make, 32, device, rounds)
-        totals = {"the_whole_trunk": sum(trunk.values()), "all_of_the_alignment": sum(aligning.values())}
-        found[name] = largest(aligning, **totals)
+        totals = {"the whole trunk": sum(trunk.values()), "all of the alignment": sum(aligning.values())}
+        found[name] = largest(totals, aligning)
     return found
 
 
@@ -252,7 +250,7 @@ def profile_trunks(device: str, rounds: int = 10) -> dict[str, dict[str, float]]
     for patch in (32, 16):
         for name, make in {**CLIP, **DESIGNS, "ILA, fused": formed(ila(), "fused")}.items():
             trunk, _ = operator_times(make, patch, device, rounds)
-            found[f"{name}, B/{patch}"] = largest(trunk, the_whole_trunk=sum(trunk.values()))
+            found[f"{name}, B/{patch}"] = largest({"the whole trunk": sum(trunk.values())}, trunk)
     return found
 
 

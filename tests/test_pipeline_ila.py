@@ -188,30 +188,6 @@ def test_the_next_video_is_read_while_the_model_is_busy(classify, video_file, mo
     assert threading.main_thread() not in read
 
 
-@pytest.mark.parametrize(
-    ("device", "pinned", "expected"),
-    [("cuda", True, {"non_blocking": True}), ("cuda", False, {}), ("cpu", True, {})],
-)
-def test_copies_from_pinned_memory_are_not_waited_for(classify, zero_shot, device, pinned, expected):
-    """A tensor that tells how it would be copied; there need be no GPU."""
-    copies = []
-
-    class Batch(torch.Tensor):
-        def is_pinned(self):
-            return pinned
-
-        def to(self, device, **kwargs):
-            copies.append((device, kwargs))
-            return self
-
-    device = torch.device(device)
-    clips = torch.zeros(1).as_subclass(Batch)
-    for run in (classify, zero_shot):
-        found = run._ensure_tensor_on_device({"pixel_values": clips, "cache": None}, device=device)
-        assert list(found) == ["pixel_values", "cache"]
-    assert copies == [(device, expected)] * 2
-
-
 def test_an_error_ahead_comes_in_its_turn(classify, scores_of, video_file, tmp_path):
     files = [str(video_file), str(tmp_path / "none.mp4"), str(video_file)]
     answers = iter(classify(Files(files)))

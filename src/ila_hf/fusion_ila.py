@@ -63,17 +63,17 @@ class ILAFusionMixin:
         """
         check_plain_weights(self, "fused")
         self.train(False)
-        parts = {
-            tower: [part for part in tower.modules() if hasattr(part, "fuse") and not isinstance(part, ILAFusionMixin)]
-            for tower in self.modules()
-            if isinstance(tower, ILAFusionMixin)  # this model among them
-        }
-        for tower, own in parts.items():  # first: a model that is fused in part must not pass for a whole one
-            tower._is_fused = tower._is_fused or bool(own)
-        for part in parts[self]:
+        # First: a model that is fused in part must not pass for a whole one. Where nothing is folded, nothing changes
+        for tower in self.modules():
+            if isinstance(tower, ILAFusionMixin):  # this model among them
+                tower._is_fused = bool(tower._parts_to_fuse())
+        for part in self._parts_to_fuse():
             part.fuse()
         self.requires_grad_(False)
         return self
+
+    def _parts_to_fuse(self) -> list[Any]:
+        return [part for part in self.modules() if hasattr(part, "fuse") and not isinstance(part, ILAFusionMixin)]
 
     def _has_fused_part(self) -> bool:
         """Whether it or one of its towers is fused."""
@@ -85,15 +85,14 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model, if it is to train.
         """
-        if mode and self._has_fused_part():
-            raise ValueError("A fused model cannot be trained: load the model that it was made of.")
+        if mode:
+            self._check_not_fused("be trained", "load the model that it was made of")
         parent: Any = super()
         return parent.train(mode)
 
-    def check_not_fused(self, purpose: str, advice: str) -> None:
-        """Refuse a fused model."""
+    def _check_not_fused(self, purpose: str, advice: str) -> None:
         if self._has_fused_part():
-            raise ValueError(f"A fused model cannot {purpose}: {advice}, and fuse it once loaded.")
+            raise ValueError(f"A fused model cannot {purpose}: {advice}.")
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """As in every model.
@@ -101,7 +100,7 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model.
         """
-        self.check_not_fused("be saved", "save the model that it was made of")
+        self._check_not_fused("be saved", "save the model that it was made of, and fuse it once loaded")
         parent: Any = super()
         parent.save_pretrained(*args, **kwargs)
 
@@ -111,6 +110,6 @@ class ILAFusionMixin:
         Raises:
             ValueError: For a fused model, whose weights have others in them.
         """
-        self.check_not_fused("load weights", "load the model that it was made of")
+        self._check_not_fused("load weights", "load the model that it was made of")
         parent: Any = super()
         return parent.load_state_dict(*args, **kwargs)

@@ -238,7 +238,7 @@ class ILAPreTrainedModel(ILAFusionMixin, ILARemoteCodeMixin, ILANewWeightsMixin,
     def __setattr__(self, name: str, value: Any) -> None:
         """As in every module. peft sets `peft_config` when it wraps a model; what follows may be an unseen merge."""
         if name == "peft_config":
-            self.check_not_fused("have an adapter", "merge it into the model that it was made of")
+            self._check_not_fused("have an adapter", "merge it into the model that it was made of, and fuse that")
             self.peft_wraps += 1
             self._keep_with_adapters(value)
         super().__setattr__(name, value)

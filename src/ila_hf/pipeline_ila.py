@@ -172,12 +172,6 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         has_more = isinstance(dataset, IterableDataset) or len(loader) > 1
         return _ReadAhead(loader) if read_ahead and has_more and num_workers == 0 else loader
 
-    def _ensure_tensor_on_device(self, inputs: Any, device: torch.device) -> Any:
-        """As in Pipeline; the copy from pinned memory to a GPU is not waited for."""
-        if isinstance(inputs, torch.Tensor) and device.type == "cuda" and inputs.is_pinned():
-            return inputs.to(device, non_blocking=True)
-        return super()._ensure_tensor_on_device(inputs, device)
-
     def _run(
         self, loader: Any, batch_size: int, forward_params: _Params, postprocess_params: _Params
     ) -> Iterator[Any]:

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import make_model, save_model
+from datasets import load_dataset
 from transformers import TorchAoConfig, pipeline
 
 from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification
@@ -178,6 +180,9 @@ def test_a_list_that_has_shrunk_leaves_the_others(labeler, videos, tmp_path):
 def test_a_folder_of_results_is_a_data_set(labeler, videos, tmp_path):
     label_videos(find_videos(f"{videos}/a/*.mp4"), tmp_path, labeler)
     assert pq.read_table(tmp_path).num_rows == 5
+    assert len(pd.read_parquet(tmp_path)) == 5
+    (split,) = load_dataset(str(tmp_path), cache_dir=str(tmp_path.with_name("cache"))).values()
+    assert len(split) == 5
 
 
 def test_any_error_of_a_file_is_its_row(labeler, videos, monkeypatch):

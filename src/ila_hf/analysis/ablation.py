@@ -173,8 +173,7 @@ class Ablation:
         head = chosen_head(model_args, self.config)
         if table == "11" and head == "linear":
             raise ValueError("Table 11 compares models with and without the text prompt: a linear head has none.")
-        # The name of a preset, which may decide it, is not that of the configuration of a row
-        added = {"head": head} if model_args.head is not None or head == "linear" else {}
+        added = {"head": head}  # the name of a preset, which may decide it, is not that of the configuration of a row
         if not given.keys() & {"eval_strategy", "eval_steps", "save_strategy", "save_steps", "load_best_model_at_end"}:
             # The last epoch is evaluated, not the best: the validation videos choose nothing
             schedule = {"eval_strategy": "no", "save_strategy": "epoch", "save_total_limit": "2"}

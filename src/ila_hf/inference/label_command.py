@@ -59,7 +59,7 @@ def run_with(arguments: argparse.Namespace, **options: Any) -> None:
         if arguments.num_actors is not None:
             raise ValueError("`num_actors` is for --engine ray.")
         start_fork_server(f"{__package__}.clip_of_file")
-    gc.disable()  # imports make half a million objects that stay: to look for cycles among them takes a second
+    gc.disable()  # imports make objects that stay, so many that to look for cycles among them takes long
     import torch
     from accelerate import PartialState
 

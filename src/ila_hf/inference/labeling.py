@@ -114,8 +114,8 @@ class VideoLabeler:
         came: dict[int, dict[int, Any]] = {}
         ended = threading.Event()
         clips = map_in_processes(self.read, paths, self.num_workers, self.read.limits.decode_seconds, ended)
-        with closing(ItemsAhead(clips, 2 * self.batch_size)) as read, ExitStack() as stack:
-            stack.callback(ended.set)  # a thread reads ahead: nobody else can tell it
+        read = ItemsAhead(clips, 2 * self.batch_size)
+        try:
             for index, clip in read:
                 if isinstance(clip, WorkerError):
                     clip = None, None, f"Cannot read the video {paths[index]!r}: {clip}"
@@ -126,6 +126,9 @@ class VideoLabeler:
                     found = self.results([clips_of_group[i] for i in range(len(groups[group]))])
                     named = zip(groups[group], found, strict=True)
                     yield group, [{"path": as_text(path), **row} for path, row in named]
+        finally:
+            ended.set()  # a thread may be waiting for a file
+            read.close()
 
     @torch.inference_mode()
     def results(self, clips: Sequence[tuple[np.ndarray | None, int | None, str | None]]) -> list[Row]:

@@ -2,9 +2,9 @@
 """Live video: a prediction for every frame at the price of one frame, and the command `ila-hf stream`."""
 
 import argparse
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Generator
-from contextlib import ExitStack, closing, suppress
+from contextlib import closing, nullcontext, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -222,7 +222,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub id of an ILA classification model")
     parser.add_argument("--video", required=True, help="file, address, or camera such as /dev/video0")
     parser.add_argument("--input_format", help="of a camera, as FFmpeg calls it: v4l2, avfoundation, dshow")
-    parser.add_argument("--live", action="store_true", help="of an address: its frames come by themselves, as they do")
+    parser.add_argument("--live", action="store_true", help="frames of the address come by themselves, as a camera's")
     parser.add_argument("--frames_per_second", type=float, help="how many frames the model sees (default: all)")
     parser.add_argument(
         "--num_frames", type=int, help="T, frames that a prediction looks back on (default: the model's)"
@@ -271,37 +271,32 @@ def run(arguments: argparse.Namespace) -> None:
         chunk_size=arguments.chunk_size or (1 if live else 8),
     )
     predictions = stream(arguments.video, drop_late=live, input_format=arguments.input_format)
+    video = None if arguments.output is None else AnnotatedVideo(arguments.output)
     seen: list[Prediction] = []
-    dropped: Counter[str] = Counter()
     keeps = arguments.timeline is not None or not live
-    with ExitStack() as stack:
-        video = None if arguments.output is None else AnnotatedVideo(arguments.output)
-        stack.callback(_report, seen, dropped, video, arguments)
-        stack.enter_context(closing(predictions))
-        if video is not None:
-            stack.enter_context(video)
-        stack.enter_context(suppress(KeyboardInterrupt))
-        label = None
-        for prediction in predictions:
-            seconds = prediction["timestamp"][1]
-            if arguments.max_seconds is not None and seconds > arguments.max_seconds:
-                break
-            if video is not None:
-                video.add(prediction)
-            best = prediction["labels"][0]
-            dropped["frames"] += prediction["dropped_frames"]
-            if best["label"] != label:
-                label = best["label"]
-                print(f"{seconds:9.2f} s  {label} {best['score']:.2f}", flush=True)
-            if keeps:
-                seen.append({name: prediction[name] for name in ("timestamp", "labels")})
+    label, dropped = None, 0
+    try:
+        with closing(predictions), video or nullcontext(), suppress(KeyboardInterrupt):
+            for prediction in predictions:
+                seconds = prediction["timestamp"][1]
+                if arguments.max_seconds is not None and seconds > arguments.max_seconds:
+                    break
+                if video is not None:
+                    video.add(prediction)
+                best = prediction["labels"][0]
+                dropped += prediction["dropped_frames"]
+                if best["label"] != label:
+                    label = best["label"]
+                    print(f"{seconds:9.2f} s  {label} {best['score']:.2f}", flush=True)
+                if keeps:
+                    seen.append({name: prediction[name] for name in ("timestamp", "labels")})
+    finally:
+        _report(seen, dropped, video, arguments)
 
 
-def _report(
-    seen: list[Prediction], dropped: Counter[str], video: AnnotatedVideo | None, arguments: argparse.Namespace
-) -> None:
-    if dropped["frames"]:
-        print(f"{dropped['frames']} frames were dropped: the model is slower than they come.")
+def _report(seen: list[Prediction], dropped: int, video: AnnotatedVideo | None, arguments: argparse.Namespace) -> None:
+    if dropped:
+        print(f"{dropped} frames were dropped: the model is slower than they come.")
     written = []
     if video is not None and video.stream is not None:
         written.append(arguments.output)
