@@ -184,7 +184,7 @@ def test_pages_show_what_the_scripts_wrote():
     text = " ".join(page.split())
     compilation = found["compilation"]
     assert f"{compilation['12 layers']:g} s for twelve layers and {compilation['1 layers']:g} s for one" in text
-    assert list(found["machines"]) == [*found["cases"], "compilation", "profile"]
+    assert list(found["machines"]) == [*found["cases"], "compilation", "profile", "operators"]
     machine, *others = found["machines"].values()
     assert all(other == machine for other in others)  # the page names one
     assert f"{machine['threads']} threads of an {machine['processor']}, torch {machine['torch'].split('+')[0]}" in text
