@@ -1,6 +1,6 @@
 """Time ILA beside transformers' own CLIP and other video models on the same frames, in turn.
 
-    python benchmarks/speed.py                  # all cases, half an hour on two cores
+    python benchmarks/speed.py                  # all cases, an hour on two cores
     python benchmarks/speed.py --cases b32-1 training
     python benchmarks/speed.py --device cuda    # writes speed_cuda.json, and draws only where it is told to
     python benchmarks/speed.py --report         # only the table and the pictures, of the file that is there
@@ -139,9 +139,12 @@ def in_form(makers: Makers, form: str) -> Makers:
 CLIP: Makers = {"CLIP": clip}
 PAIR: Makers = {"CLIP": clip, "ILA": ila()}
 ALL: Makers = {**CLIP, **OTHERS, **DESIGNS, **in_form(DESIGNS, "fused")}
-OVER_LENGTHS: Makers = {name: ALL[name] for name in ("CLIP", "TimeSformer", "VideoMAE", "ILA", "ILA, fused")}
+OVER_LENGTHS: Makers = {
+    **{name: ALL[name] for name in ("CLIP", "TimeSformer", "VideoMAE", "ILA", "ILA, fused")},
+    "joint attention": ila(temporal_module="joint"),
+}
 COMPILED: Makers = in_form({**CLIP, **DESIGNS}, "compiled")
-TYPES: Makers = {**CLIP, **in_form(PAIR, "bfloat16"), **in_form(PAIR, "int8")}
+TYPES: Makers = {**CLIP, **in_form({**CLIP, **DESIGNS}, "bfloat16"), **in_form({**CLIP, **DESIGNS}, "int8")}
 ONNX: Makers = {f"{name}, onnxruntime": on_onnxruntime(make) for name, make in PAIR.items()}
 # name -> models, P, whether they train, B, T, S
 CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
@@ -153,12 +156,14 @@ CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
     **{f"{(size // 32) ** 2}-patches": (OVER_LENGTHS, 32, False, (1, 8, size)) for size in (160, 224, 320, 448)},
     "compiled-b32": (COMPILED, 32, False, (1, 8, 224)),
     "compiled-b16": (COMPILED, 16, False, (1, 8, 224)),
+    "compiled-b32-8": (COMPILED, 32, False, (8, 8, 224)),
     "types": (TYPES, 32, False, (1, 8, 224)),
+    "types-8": (TYPES, 32, False, (8, 8, 224)),
     "onnxruntime": (ONNX, 32, False, (1, 8, 224)),
     "checkpointing": ({"ILA": ila(), "ILA, checkpointing": checkpointed(ila())}, 32, True, (4, 8, 224)),
 }
 IN_THE_TABLE = ("b32-1", "b32-8", "b16-1", "training")
-SMALLER_TABLES = ("compiled-b32", "compiled-b16", "types", "onnxruntime", "checkpointing")
+SMALLER_TABLES = ("compiled-b32", "compiled-b32-8", "compiled-b16", "types", "types-8", "onnxruntime", "checkpointing")
 # design -> the ratios to CLIP that we aimed at: of one clip, and of a training step of B/32
 BOUNDS: dict[str, dict[str, float]] = {
     "ILA": {"B/32": 1.08, "B/16": 1.06, "training": 1.09},

@@ -5,7 +5,8 @@
     python benchmarks/streaming.py --report              # only the tables, of the file that is there
 
 - "frame": a causal B/32 on a clip of eight frames, and on the next frame of a stream; 400 class texts, or
-  a linear head, also compiled as a whole with its weights as constants.
+  a linear head, also on onnxruntime, and compiled as a whole with its weights as constants. Beside them CLIP, which
+  knows no other frame, on eight frames and on one.
 - "windows": the pipeline with a window of eight frames that moves by one, cut and streamed.
 - "memory": resident memory over 10 000 frames of a file, through `Stream`.
 - "accuracy": tiny models trained on the motion set with either `first_frame`; held-out top-1 on clips that are cut,
@@ -14,6 +15,7 @@
 
 import json
 import resource
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from cases import run_cases
-from transformers import AutoModelForVideoClassification, pipeline
+from transformers import AutoModelForVideoClassification, CLIPVisionConfig, CLIPVisionModel, pipeline
 
 from ila_hf import (
     ILACache,
@@ -33,6 +35,7 @@ from ila_hf import (
     Stream,
 )
 from ila_hf.analysis.benchmark import Measurement, keep_freed_memory, markdown_table, measure
+from ila_hf.conversion.export_ila import OnnxStream, export_onnx, onnx_runner
 from ila_hf.data.video_clips import ClipReader, VideoClips, collate_clips
 from ila_hf.data.video_data import load_videos
 from ila_hf.demo.drawing import write_video
@@ -75,10 +78,31 @@ def time_frames(rounds: int) -> dict[str, Any]:
         step(clip, cache)
         steps = {"clip": lambda step=step: step(clip), "next frame": lambda s=step, c=cache: s(clip[:, :1], c)}
         found += measure(head, steps, rounds)
+        found += measure(f"{head}, onnxruntime", onnx_steps(model, clip), rounds)
     model.compile(dynamic=False)
     with torch._inductor.config.patch(freezing=True):
         found += measure("linear, compiled", steps, rounds)
+
+    plain = CLIPVisionModel(CLIPVisionConfig()).eval()
+
+    def encode(frames: torch.Tensor) -> None:
+        with torch.inference_mode():
+            plain(frames)
+
+    found += measure("CLIP", {"clip": lambda: encode(clip[0]), "next frame": lambda: encode(clip[0, :1])}, rounds)
     return {"measurements": [asdict(each) for each in found]}
+
+
+def onnx_steps(model: Any, clip: torch.Tensor) -> dict[str, Callable[[], Any]]:
+    """The same two, exported."""
+    with TemporaryDirectory() as folder:
+        export_onnx(model, Path(folder, "clip.onnx"), num_frames=clip.shape[1])
+        export_onnx(model, Path(folder, "stream.onnx"), stream=True)
+        run, stream = onnx_runner(Path(folder, "clip.onnx")), OnnxStream(Path(folder, "stream.onnx"))
+    frame, state = clip[:, :1], stream.initial_state()
+    for _ in range(clip.shape[1]):
+        _, state = stream(frame, state)
+    return {"clip": lambda: run(clip), "next frame": lambda: stream(frame, state)}
 
 
 def time_windows(rounds: int) -> dict[str, Any]:
