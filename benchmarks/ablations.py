@@ -9,7 +9,7 @@ same played backwards, where the set is not one of pairs), four things are measu
 
 - top-1;
 - pairs: both clips of a pair are right;
-- shuffled: top-1 with the frames of every clip in random order;
+- shuffled, shuffled pairs: both with the frames of every clip in random order;
 - the earth mover's distance between neighbouring frames, and that at the same place, of 48 clips; see
   `ila_hf.analysis.frame_distances`.
 

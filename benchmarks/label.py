@@ -1,6 +1,6 @@
 """How fast `ila-hf label` is, and what kills do to it.
 
-    python benchmarks/label.py                    # all cases, a quarter of an hour on two cores
+    python benchmarks/label.py                    # all cases, half an hour on two cores
     python benchmarks/label.py --cases kills
     python benchmarks/label.py --report           # only the table, of the file that is there
 
@@ -10,16 +10,23 @@
   it and the process that reads for it get, and two processes on two.
 - "kills": the first again, killed with SIGKILL at 20 random moments, most of them while files are read, then run to
   the end: whether every file is there once, and its row as in a run that was left alone.
+- "full_disk": the same on a file system of half the size that is needed, which then grows (Linux, where users may have
+  mount namespaces).
+- "ray_kills": the same on a Ray of this machine with two actors, of which five are killed while they work.
 """
 
+import contextlib
 import functools
 import json
+import math
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -27,6 +34,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import pyarrow.parquet as pq
 import torch
 from cases import run_cases
@@ -37,10 +45,11 @@ from ila_hf.analysis.benchmark import Measurement, markdown_table, measure
 from ila_hf.demo.drawing import write_video
 from ila_hf.demo.motion_clips import MOTIONS, draw_clip
 from ila_hf.demo.tiny import tiny_config, tiny_processor
+from ila_hf.inference import find_videos, label_with_ray
 
 
 RESULTS = Path(__file__).parent / "results" / "label.json"
-FILES, DAMAGED, KILLS = 2000, 100, 20
+FILES, DAMAGED, KILLS, RAY_KILLS, SHARD_SIZE = 2000, 100, 20, 5, 32
 LARGE_FILES, COPIES = 60, 4
 
 
@@ -131,7 +140,7 @@ def compare_processes(folder: Path, rounds: int) -> dict[str, Any]:
 
 def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:
     """Whether nothing is lost, nothing doubled and nothing changed; once, whatever `rounds` is."""
-    command = label(folder, "videos", "--shard_size", "32")
+    command = label(folder, "videos", "--shard_size", str(SHARD_SIZE))
     run_command(folder, command)
     expected = rows_of(folder / "labels")
     shutil.rmtree(folder / "labels")
@@ -152,14 +161,96 @@ def kill_at_random(folder: Path, rounds: int) -> dict[str, Any]:
             moments.append(len(list((folder / "labels").glob("0*.parquet"))))
         process.wait()
     subprocess.run(command, check=True, capture_output=True)
-    found = rows_of(folder / "labels")
+    compared = compare_rows(rows_of(folder / "labels"), expected)
+    return {"kills": len(moments), "shards_complete_at_the_kills": moments, **compared}
+
+
+def fill_disk(folder: Path, rounds: int) -> dict[str, Any]:
+    """The folder of the labels as a file system of its own, in a mount namespace: too small, and then grown."""
+    command = label(folder, "videos", "--shard_size", str(SHARD_SIZE))
+    run_command(folder, command)
+    expected, labels = rows_of(folder / "labels"), shlex.quote(str(folder / "labels"))
+    page = os.sysconf("SC_PAGESIZE")
+    needed = sum(-(-file.stat().st_size // page) * page for file in (folder / "labels").iterdir())
+    shutil.rmtree(folder / "labels")
+    (folder / "labels").mkdir()
+    again, after = shlex.join(command), shlex.quote(str(folder / "after"))
+    script = (
+        f"mount -t tmpfs -o size={needed // 2} tmpfs {labels} && ! {again} && ls {labels} && "
+        f"mount -o remount,size={4 * needed} {labels} && {again} >&2 && cp -r {labels} {after}"
+    )
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    done = subprocess.run(unshare, check=True, capture_output=True, text=True)
+    complete = sum(name.startswith("0") and name.endswith(".parquet") for name in done.stdout.split())
     return {
-        "kills": len(moments),
-        "shards_complete_at_the_kills": moments,
+        "disk_was_full": "No space left on device" in done.stderr,
+        "shards_complete_when_it_was": complete,
+        "shards": len(list((folder / "after").glob("0*.parquet"))),
+        **compare_rows(rows_of(folder / "after"), expected),
+    }
+
+
+def kill_workers_of_ray(folder: Path, rounds: int) -> dict[str, Any]:
+    """Whether Ray, of whose actors some are killed, has the rows of the local engine."""
+    import ray
+
+    run_command(folder, label(folder, "videos"))
+    expected = rows_of(folder / "labels")
+    ray.init("local", num_cpus=6, include_dashboard=False, log_to_driver=False)
+    rows, draw, ended = folder / "ray" / "rows", random.Random(0), threading.Event()
+    killed: dict[int, int] = {}  # process -> files of rows that there were
+
+    def kill() -> None:
+        while len(killed) < RAY_KILLS and not ended.wait(draw.uniform(0, 0.4)):
+            alive = [actor for actor in actors_of_ray() if actor.pid not in killed]
+            written = len(list(rows.glob("*.parquet")))
+            if alive and written > max(killed.values(), default=0):
+                actor = draw.choice(alive)
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    actor.kill()
+                    killed[actor.pid] = written
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        files = find_videos(str(folder / "videos"))
+        found = label_with_ray(files, folder / "ray", str(folder / "model"), num_actors=2, shard_size=SHARD_SIZE)
+    finally:
+        ended.set()
+        killer.join()
+        ray.shutdown()
+    in_order = sorted(found.to_table().to_pylist(), key=lambda row: row["path"])
+    compared = compare_rows(in_order, expected, 1e-6)  # sums of one thread, that of an actor, are not those of two
+    return {"kills": len(killed), "files_of_rows_at_the_kills": list(killed.values()), **compared}
+
+
+def actors_of_ray() -> list[psutil.Process]:
+    """The processes that have the model."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "ray::MapWorker(MapBatches" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:  # it has ended
+            continue
+    return found
+
+
+def compare_rows(
+    found: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float = 0.0
+) -> dict[str, Any]:
+    """What there is, and whether it is what a run that was left alone has, scores within the tolerance."""
+
+    def agree(row: dict[str, Any], other: dict[str, Any]) -> bool:
+        scores, others = row.pop("scores") or [], other.pop("scores") or []
+        close = (math.isclose(*pair, rel_tol=0, abs_tol=tolerance) for pair in zip(scores, others, strict=True))
+        return row == other and all(close)
+
+    return {
         "files": len(found),
         "different_files": len({row["path"] for row in found}),
         "errors": sum(row["error"] is not None for row in found),
-        "equal_to_an_uninterrupted_run": found == expected,
+        "equal_to_an_uninterrupted_run": len(found) == len(expected) and all(map(agree, found, expected)),
     }
 
 
@@ -177,7 +268,8 @@ def tables(found: dict[str, Any]) -> str:
     """Those of docs/use.md."""
     cases = (case for case in ("pipeline", "processes") if case in found)
     parts = [markdown_table(Measurement(**row) for row in found[case]["measurements"]) for case in cases]
-    return "\n\n".join([*parts, json.dumps(found.get("kills", {}), indent=1)])
+    broken = {case: found[case] for case in ("kills", "full_disk", "ray_kills") if case in found}
+    return "\n\n".join([*parts, json.dumps(broken, indent=1)])
 
 
 def on_small_files(case: Callable[[Path, int], dict[str, Any]], rounds: int) -> dict[str, Any]:
@@ -199,6 +291,8 @@ CASES = {
     "pipeline": functools.partial(on_small_files, compare_with_pipeline),
     "kills": functools.partial(on_small_files, kill_at_random),
     "processes": on_large_files,
+    "full_disk": functools.partial(on_small_files, fill_disk),
+    "ray_kills": functools.partial(on_small_files, kill_workers_of_ray),
 }
 
 

@@ -1,12 +1,13 @@
 """What streaming costs and what it changes.
 
-    python benchmarks/streaming.py                       # all cases, a quarter of an hour on two cores
+    python benchmarks/streaming.py                       # all cases, an hour on two cores
     python benchmarks/streaming.py --cases frame
     python benchmarks/streaming.py --report              # only the tables, of the file that is there
 
 - "frame": a causal B/32 on a clip of eight frames, and on the next frame of a stream; 400 class texts, or
   a linear head, also on onnxruntime, and compiled as a whole with its weights as constants. Beside them CLIP, which
   knows no other frame, on eight frames and on one.
+- "frame_on_one_thread": the same.
 - "windows": the pipeline with a window of eight frames that moves by one, cut and streamed.
 - "memory": resident memory over 10 000 frames of a file, through `Stream`.
 - "accuracy": tiny models trained on the motion set with either `first_frame`; held-out top-1 on clips that are cut,
@@ -64,6 +65,17 @@ def causal(model_class: Any, first_frame: str = "self") -> Any:
     return model.fuse()
 
 
+def time_frames_on_one_thread(rounds: int) -> dict[str, Any]:
+    """The same where no thread waits for another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = [{**row, "case": f"{row['case']}, one thread"} for row in time_frames(rounds)["measurements"]]
+    finally:
+        torch.set_num_threads(threads)
+    return {"measurements": found}
+
+
 def time_frames(rounds: int) -> dict[str, Any]:
     """A clip of eight frames beside the next frame of a stream that has seen as many."""
     found = []
@@ -79,6 +91,7 @@ def time_frames(rounds: int) -> dict[str, Any]:
         steps = {"clip": lambda step=step: step(clip), "next frame": lambda s=step, c=cache: s(clip[:, :1], c)}
         found += measure(head, steps, rounds)
         found += measure(f"{head}, onnxruntime", onnx_steps(model, clip), rounds)
+    torch._dynamo.reset()
     model.compile(dynamic=False)
     with torch._inductor.config.patch(freezing=True):
         found += measure("linear, compiled", steps, rounds)
@@ -117,7 +130,7 @@ def time_windows(rounds: int) -> dict[str, Any]:
                 "video-classification", model=model, video_processor=ILAVideoProcessor.from_config(model.config)
             )
             steps[name] = lambda classify=classify: classify(
-                film, window_seconds=1.0, stride_seconds=0.125, batch_size=8
+                film, window_seconds=1.0, stride_seconds=0.125, batch_size=16
             )
         found = measure("89 windows", steps, rounds)
     return {"measurements": [asdict(each) for each in found]}
@@ -209,7 +222,7 @@ def trained(folder: Path, first_frame: str) -> Any:
 def tables(found: dict[str, Any]) -> str:
     """Those of docs/streaming.md."""
     parts = []
-    for case in ("frame", "windows"):
+    for case in ("frame", "frame_on_one_thread", "windows"):
         if case in found:
             parts.append(markdown_table(Measurement(**row) for row in found[case]["measurements"]))
     if "accuracy" in found:
@@ -230,6 +243,7 @@ def tables(found: dict[str, Any]) -> str:
 
 CASES = {
     "frame": time_frames,
+    "frame_on_one_thread": time_frames_on_one_thread,
     "windows": lambda rounds: time_windows(rounds // 4 + 2),
     "memory": lambda rounds: watch_memory(),
     "accuracy": lambda rounds: measure_accuracy(),

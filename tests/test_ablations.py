@@ -40,6 +40,7 @@ def test_rows_are_trained_and_scored_once(script, monkeypatch, tmp_path, capsys)
         assert list(measured["curve"]) == ["1", "2"]
         assert measured["top1"] == measured["curve"]["2"]  # of a set in pairs: the same clips
         assert 0 <= measured["pair_accuracy"] <= measured["top1"]
+        assert 0 <= measured["shuffled_pair_accuracy"] <= measured["shuffled_top1"]
         assert 0 < measured["earth_movers"] <= measured["in_place"]
     printed = capsys.readouterr().out
     assert "two_events, 2 steps, Table 9" in printed

@@ -383,16 +383,43 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(causal, videos, monkeypatc
             causal(torch.zeros(2, 1, 3, 7, 7), cache=cache)  # of the wrong size
         causal(videos[:1, :4], cache=cache)
         layer = causal.vision_model.encoder.layers[2]
-        with monkeypatch.context() as patch:
-            patch.setattr(layer, "forward", lambda *args, **kwargs: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                causal(videos[:1, 4:6], cache=cache)
+        for part, method in (
+            (layer, "forward"),
+            (causal.vision_model.post_layernorm, "forward"),
+            (causal.integration, "integrate"),
+            (causal.prompt, "of_streams"),
+            (causal, "video_text_logits"),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setattr(part, method, lambda *args, **kwargs: 1 / 0)
+                for call in (causal, causal.get_video_features):
+                    if part is not causal or call is causal:
+                        with pytest.raises(ZeroDivisionError):
+                            call(videos[:1, 4:6], cache=cache)
+                if part is causal.vision_model.post_layernorm:
+                    with pytest.raises(ZeroDivisionError):
+                        causal.vision_model(videos[:1, 4:6], cache=cache)
         for places in (torch.tensor([0.5]), torch.tensor(1)):
             with pytest.raises(ValueError, match="Places in `logits_to_keep` must be whole numbers"):
                 causal(videos[:1, 4:6], cache=cache, logits_to_keep=places)
         with pytest.raises(ValueError, match=r"`logits_to_keep` must be those of 2 frames, got \[5, -3\]"):
             causal(videos[:1, 4:6], cache=cache, logits_to_keep=torch.tensor([5, 1, -2, -3]))
-        assert_equal(causal(videos[:1, 4:], cache=cache).logits, expected[:, 4:])
+        outputs = causal(videos[:1, 4:], cache=cache)
+        assert_equal(outputs.logits, expected[:, 4:])
+        assert outputs.cache is cache
+
+
+def test_a_linear_head_that_fails_leaves_the_cache_as_it_was(tiny_model, videos, monkeypatch):
+    model = tiny_model(ILAForVideoClassification, vision={"first_frame": "self"}, num_frames=T)
+    cache = ILACache()
+    with torch.no_grad():
+        expected = model(videos, cache=ILACache()).logits
+        model(videos[:, :4], cache=cache)
+        with monkeypatch.context() as patch:
+            patch.setattr(model.classifier, "forward", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                model(videos[:, 4:6], cache=cache)
+        assert_equal(model(videos[:, 4:], cache=cache).logits, expected[:, 4:])
 
 
 def test_the_past_is_no_part_of_a_graph(causal, videos):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from ila_hf import ILAForVideoClassification, ILAForVideoTextClassification, ILAVisionModel
+from ila_hf import ILACache, ILAForVideoClassification, ILAForVideoTextClassification, ILAVisionModel
 
 
 VARIANTS = {
@@ -52,6 +52,25 @@ def test_the_trunk_is_one_graph(models, clips, variant):
     assert len(found) == 8
     assert list(found) == list(wanted)
     torch.testing.assert_close(found.to_tuple(), wanted.to_tuple(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("model_class", HEADS)
+@torch.no_grad()
+def test_the_next_frames_of_streams_are_one_graph(models, clips, model_class, dynamic):
+    model, expected = models(model_class, "causal-token")
+    model(clips), expected(clips)
+    compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=dynamic)
+    cache, other = ILACache(), ILACache()
+    for frames in clips.split(2, dim=1):
+        found = compiled(frames, cache=cache)
+        torch.testing.assert_close(found.logits, expected(frames, cache=other).logits, atol=1e-5, rtol=1e-5)
+        assert found.cache is cache
+        assert type(cache.num_frames) is int
+        assert cache.lengths.tolist() == other.lengths.tolist()
+        assert cache.states.keys() == other.states.keys()
+        for name, state in cache.states.items():
+            torch.testing.assert_close(state, other.states[name], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("model_class", HEADS)

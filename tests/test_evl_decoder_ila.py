@@ -557,6 +557,20 @@ def test_other_lengths_types_and_back_ends(module, clips):
 
 
 @torch.no_grad()
+def test_of_two_tokens_before_the_patches_none_has_a_place():
+    own = evl_model(ILAForVideoClassification).integration.layers[0].frame_difference
+    own.to_previous.normal_()
+    own.to_next.normal_()
+    queries, keys = torch.randn(2, B, T, 1 + N, D)
+    expected = own(queries, keys, (SIDE, SIDE))
+    queries, keys = (torch.cat([states[:, :, :1], states], dim=2) for states in (queries, keys))
+    found = own(queries, keys, (SIDE, SIDE))
+    assert torch.equal(found[:, :, 1:], expected)
+    assert expected[:, :, 1:].any()
+    assert not found[:, :, :2].any()
+
+
+@torch.no_grad()
 def test_a_frame_alone_has_no_neighbours(clips):
     """Then frame-difference attention does nothing, and for other lengths positions are interpolated."""
     model = evl_model()

@@ -1,6 +1,7 @@
 """benchmarks/streaming.py and label.py on little enough, and the page that shows results."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_the_script_measures_all_cases(tmp_path, monkeypatch, capsys):
     script.main()
     printed = capsys.readouterr().out
     found = json.loads(file.read_text())
-    assert list(found) == ["frame", "windows", "memory", "accuracy"]
+    assert list(found) == ["frame", "frame_on_one_thread", "windows", "memory", "accuracy"]
     assert list(found["memory"]["mebibytes"]) == [str(number) for number in range(2, 41, 2)]
     assert {way for ways in found["accuracy"]["models"].values() for way in ways} == {
         "as trained",
@@ -81,12 +82,37 @@ def test_labelling_is_measured(tmp_path, monkeypatch, capsys):
     script = load_script("benchmarks/label.py")
     for name, value in {"FILES": 40, "DAMAGED": 4, "KILLS": 3, "LARGE_FILES": 6, "COPIES": 2}.items():
         monkeypatch.setattr(script, name, value)
-    file = tmp_path / "found.json"
-    monkeypatch.setattr("sys.argv", ["label.py", "--rounds", "2", "--output_file", str(file)])
+    file, cases = tmp_path / "found.json", ["pipeline", "kills", "processes"]
+    monkeypatch.setattr("sys.argv", ["label.py", "--rounds", "2", "--output_file", str(file), "--cases", *cases])
     script.main()
     found = json.loads(file.read_text())
-    assert list(found) == ["pipeline", "kills", "processes"]
+    assert list(found) == cases
     kills = found["kills"]
     assert (kills["files"], kills["different_files"], kills["errors"]) == (40, 40, 4)
     assert kills["equal_to_an_uninterrupted_run"]
     assert "| two processes |" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["full_disk", "ray_kills"])
+def test_labelling_goes_on_after_it_was_stopped(case, tmp_path, monkeypatch, capsys):
+    script = load_script("benchmarks/label.py")
+    if case == "ray_kills":
+        pytest.importorskip("ray", reason="Ray has no wheel for this Python")
+    else:
+        mount = f"unshare --user --map-root-user --mount mount -t tmpfs tmpfs {tmp_path}"
+        if subprocess.run(mount, shell=True, capture_output=True, check=False).returncode:
+            pytest.skip("mount namespaces are not allowed here")
+    for name, value in {"FILES": 60, "DAMAGED": 6, "RAY_KILLS": 2, "SHARD_SIZE": 4}.items():
+        monkeypatch.setattr(script, name, value)
+    file = tmp_path / "found.json"
+    monkeypatch.setattr("sys.argv", ["label.py", "--cases", case, "--output_file", str(file)])
+    script.main()
+    found = json.loads(file.read_text())[case]
+    assert (found["files"], found["different_files"], found["errors"]) == (60, 60, 6)
+    assert found["equal_to_an_uninterrupted_run"]
+    if case == "ray_kills":
+        assert found["kills"] == 2
+    else:
+        assert found["disk_was_full"]
+        assert 0 < found["shards_complete_when_it_was"] < found["shards"] == 15

@@ -7,8 +7,9 @@ import math
 import pytest
 import torch
 from conftest import make_model
+from hub_server import HubServer
 from huggingface_hub.errors import StrictDataclassError
-from test_remote_code import offline, run
+from test_remote_code import run
 from torch import nn
 from transformers import CLIPVisionModel
 
@@ -360,13 +361,29 @@ def test_positions_of_other_lengths():
     model = make_model(ILAVisionModel, vision("aim"))
     with torch.no_grad():
         model.time_positions.weight.copy_(torch.arange(T)[:, None].expand(-1, D))
-    states = torch.zeros(1, 2 * T, 3, D)
-    assert model.time_positions(states)[0, :, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert model.time_positions(states[:, :2])[0, :, 2, 0].tolist() == [0, 2]
+    prefix, patches = torch.zeros(1, 2 * T, 1, D), torch.zeros(1, 2 * T, 2, D)
+    assert model.time_positions(prefix, patches)[0, :, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert model.time_positions(prefix[:, :2], patches[:, :2])[0, :, 2, 0].tolist() == [0, 2]
     model.freeze("vision")
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert "time_positions.weight" in trained
     assert all("temporal" in name or name.startswith("time_positions") for name in trained)
+
+
+@pytest.mark.parametrize("module", ["shift", "st_adapter"])
+def test_all_tokens_before_the_patches_are_left_alone(module, monkeypatch):
+    """With one more than CLIP has, as in trunks with registers."""
+    layer = make_model(ILAVisionModel, vision(module)).encoder.layers[0]
+    monkeypatch.setattr(layer, "num_prefix_tokens", 2)
+    monkeypatch.setattr(layer, "attended", torch.zeros_like)
+    monkeypatch.setattr(layer, "add_mlp", lambda hidden_states: hidden_states)
+    with torch.no_grad():
+        for parameter in layer.temporal.parameters():
+            parameter.fill_(1)
+        hidden_states = torch.randn(1, T, 2 + 3, D)
+        changed = (layer.temporal.run_layer(layer, hidden_states) != hidden_states).any(-1)
+    assert not changed[:, :, :2].any()
+    assert changed[:, :, 2:].all()
 
 
 # What all models can do
@@ -455,24 +472,34 @@ def test_its_code_travels_and_its_card_names_it(name, tmp_path):
         assert SYSTEMS[name.split()[0]] in text
 
 
-def test_saved_models_load_without_the_package(tmp_path, clips):
+def test_pushed_models_load_without_the_package(tmp_path, clips):
     """A model of each module, all in one process."""
     torch.save(clips, tmp_path / "clips.pt")
     expected = {}
     with torch.no_grad():
         for name in MODULES:
             model = shaken(make_model(ILAForVideoClassification, vision(name)))
-            model.save_pretrained(tmp_path / name)
-            expected[name] = model(clips).logits.tolist()
+            repo = name.replace(" ", "-")
+            model.save_pretrained(tmp_path / repo)
+            expected[repo] = model(clips).logits.tolist()
+    push = """
+_, mode, folder, *repos = sys.argv
+for repo in repos:
+    AutoModelForVideoClassification.from_pretrained(folder + "/" + repo).push_to_hub("tester/" + repo)
+"""
     load = """
-_, mode, folder, *names = sys.argv
+_, mode, folder, *repos = sys.argv
 clips, answers, classes = torch.load(folder + "/clips.pt"), {}, []
-for each in names:
-    model = AutoModelForVideoClassification.from_pretrained(folder + "/" + each, **trust)
-    answers[each] = logits(model, {"pixel_values": clips}).tolist()
+for repo in repos:
+    model = AutoModelForVideoClassification.from_pretrained("tester/" + repo, **trust)
+    answers[repo] = logits(model, {"pixel_values": clips}).tolist()
     classes.append(name(model.vision_model.encoder.layers[0].temporal))
 """
-    report = run(load, "remote", tmp_path, *MODULES, cwd=tmp_path, environment=offline(tmp_path / "home"))
+    with HubServer() as hub:
+        environment = hub.environment(tmp_path / "pushing", hub.add_token())
+        run(push, "local", tmp_path, *expected, cwd=tmp_path, environment=environment)
+        environment = hub.environment(tmp_path / "loading")
+        report = run(load, "remote", tmp_path, *expected, cwd=tmp_path, environment=environment)
     assert report["answers"] == expected
     assert report["classes"][0] == "builtins NoneType"
     assert all(found.startswith("transformers_modules ILA") for found in report["classes"][1:])

@@ -73,6 +73,17 @@ class ILACache:
                 "ILACache.select and ILACache.join."
             )
 
+    def begin(self) -> "ILACache":
+        """Of the models: what a call changes in the place of this cache, until [`finish`]; if it fails, never."""
+        begun = type(self)(self.num_frames)
+        begun.lengths, begun.states = self.lengths, dict(self.states)  # tensors are replaced, not changed
+        return begun
+
+    def finish(self, begun: "ILACache") -> "ILACache":
+        """Of the models: take what [`begin`] gave, and return this cache."""
+        self.num_frames, self.lengths, self.states = begun.num_frames, begun.lengths, begun.states
+        return self
+
     def previous(self, name: str, frames: torch.Tensor) -> torch.Tensor:
         """Of the models: the frame before the first of `frames` (B, S, ...), of a new stream the first: (B, 1, ...).
 
@@ -90,10 +101,7 @@ class ILACache:
         return torch.where(is_new, first, stored)
 
     def advance(self, batch: int, num_frames: int, states: dict[str, torch.Tensor]) -> None:
-        """Of the models: the trunk has seen so many frames of every stream; `states` are of the last of them.
-
-        Nothing of the cache changes before: a trunk that fails leaves it as it was.
-        """
+        """Of the models: the trunk has seen so many frames of every stream; `states` are of the last of them."""
         lengths = self.lengths if self.lengths.shape[0] > 0 else self.lengths.new_zeros(batch)
         self.lengths = lengths + num_frames
         self.states = {**self.states, **states}

@@ -16,8 +16,8 @@ keys k of the layer's own attention. What becomes the video, x (B, 1, D), starts
     A(s, t) = mean over the heads of softmax(q_s k_tᵀ / √d)
 
 m and n are patches, and w1 and w2 have a vector for each of the (2h-1)·(2w-1) ways from one patch to another: c says
-where what a patch shows is in the frames before and after. It is 0 for the class token, and at the ends of a clip a
-frame has one neighbour.
+where what a patch shows is in the frames before and after. It is 0 for the tokens before the patches, and at the
+ends of a clip a frame has one neighbour.
 
 Notation as in modeling_ila.py.
 """
@@ -112,12 +112,14 @@ class ILAFrameDifference(nn.Module):
         return torch.einsum("bsmn,mnd->bsmd", weights, self.of_pairs(table, grid))
 
     def forward(self, queries: torch.Tensor, keys: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+        prefix = queries.shape[2] - grid[0] * grid[1]  # P tokens before the patches
         # (B, T, L, D) -> (B, T, heads, N, d)
-        queries, keys = (x[:, :, 1:].unflatten(3, (self.num_heads, -1)).transpose(2, 3) for x in (queries, keys))
+        queries, keys = (x[:, :, prefix:].unflatten(3, (self.num_heads, -1)).transpose(2, 3) for x in (queries, keys))
         previous = self.towards(queries[:, 1:], keys[:, :-1], self.to_previous, grid)
         following = self.towards(queries[:, :-1], keys[:, 1:], self.to_next, grid)
-        # Zeros for the class token, and for the frame that has no such neighbour
-        return nn.functional.pad(previous, (0, 0, 1, 0, 1, 0)) + nn.functional.pad(following, (0, 0, 1, 0, 0, 1))
+        # Zeros for the tokens before, and for the frame that has no such neighbour
+        previous = nn.functional.pad(previous, (0, 0, prefix, 0, 1, 0))
+        return previous + nn.functional.pad(following, (0, 0, prefix, 0, 0, 1))
 
 
 class ILAEVLDecoderLayer(GradientCheckpointingLayer):

@@ -118,6 +118,8 @@ class ILAEncoderLayer(CLIPEncoderLayer):
     must see every batch once.
     """
 
+    num_prefix_tokens = 1  # P: CLIP's class token
+
     def __init__(self, config: ILAVisionConfig, layer_index: int):
         super().__init__(config)
         self.self_attn.__class__ = ILAAttention
@@ -163,6 +165,10 @@ class ILAEncoderLayer(CLIPEncoderLayer):
         queries, keys = check_projections(kwargs["projections"], self.temporal)
         return output, queries.reshape(inputs.shape), keys.reshape(inputs.shape)
 
+    def split(self, hidden_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tokens before the patches, and the patches: (B, T, P + N, D) -> (B, T, P, D), (B, T, N, D)."""
+        return hidden_states[:, :, : self.num_prefix_tokens], hidden_states[:, :, self.num_prefix_tokens :]
+
     def attended(self, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """For temporal modules: attention within frames, without the residual, (B, T, L, D) -> (B, T, L, D)."""
         attended, _ = self.self_attn(self.layer_norm1(hidden_states).flatten(0, 1), **kwargs)
@@ -204,7 +210,7 @@ class ILAEncoder(nn.Module):
             if layer.temporal is None:
                 hidden_states = layer(hidden_states, **kwargs)
             else:
-                prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+                prefix, patches = layer.split(hidden_states)
                 previous = ()
                 if cache is not None:
                     name = f"layers.{index}"
@@ -438,12 +444,15 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
             cache.check_batch(pixel_values.shape[0])
         hidden_states = self.embeddings(pixel_values.flatten(0, 1), interpolate_pos_encoding=interpolate_pos_encoding)
         if self.time_positions is not None:
-            hidden_states = self.time_positions(hidden_states.unflatten(0, pixel_values.shape[:2])).flatten(0, 1)
+            hidden_states = hidden_states.unflatten(0, pixel_values.shape[:2])
+            prefix, patches = self.encoder.layers[0].split(hidden_states)
+            hidden_states = self.time_positions(prefix, patches).flatten(0, 1)
         # Normed as frames: a view of them, as after every layer, so that code compiled for one layer serves the first
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         with_loss = self.training or output_alignments or output_alignment_loss
+        begun = None if cache is None else cache.begin()
         hidden_states, temporal, features = self.encoder(
-            hidden_states, grid, with_loss, cache, num_feature_layers, **kwargs
+            hidden_states, grid, with_loss, begun, num_feature_layers, **kwargs
         )
         output = ILAVisionModelOutput(
             last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0]), cache=cache
@@ -458,7 +467,13 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
                 output[name] = tuple(each[name] for each in temporal if name in each)
         if features:
             output.layer_features = tuple(features)
+        if cache is not None:
+            cache.finish(begun)
         return output
+
+    def patches_of(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Without the tokens before them: (B, T, L, D) -> (B, T, N, D)."""
+        return self.encoder.layers[0].split(hidden_states)[1]
 
 
 class ILAVideoFeaturesMixin:
@@ -492,12 +507,15 @@ class ILAVideoFeaturesMixin:
         # CODEPATH: EVL, of Tables 1 to 3; the published models integrate frames
         if self.config.integration_module == "evl":
             return self._decoded_features(pixel_values, cache, **kwargs)
-        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=cache, return_dict=True, **kwargs)
+        begun = None if cache is None else cache.begin()
+        outputs: ILAVisionModelOutput = self.vision_model(pixel_values, cache=begun, return_dict=True, **kwargs)
         frame_features = self.visual_projection(outputs.pooler_output)
-        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, cache, logits_to_keep)
-        if self.prompt is not None and cache is not None:
-            patches = outputs["last_hidden_state"][:, :, 1:]
-            outputs.patch_features = self.prompt.of_streams(patches, cache, logits_to_keep)
+        outputs.pooler_output = self.integration.of_clips_or_streams(frame_features, begun, logits_to_keep)
+        if cache is not None:
+            if self.prompt is not None:
+                patches = self.vision_model.patches_of(outputs["last_hidden_state"])
+                outputs.patch_features = self.prompt.of_streams(patches, begun, logits_to_keep)
+            outputs.cache = cache.finish(begun)
         return outputs
 
     def _decoded_features(
@@ -561,7 +579,8 @@ class ILAModel(ILAVideoFeaturesMixin, ILAPreTrainedModel, CLIPModel):
         if self.prompt is not None:
             features: Any = vision_outputs.get("patch_features")
             if features is None:
-                features = self.prompt.patch_features(vision_outputs["last_hidden_state"][:, :, 1:]).mean(dim=1)
+                patches = self.vision_model.patches_of(vision_outputs["last_hidden_state"])
+                features = self.prompt.patch_features(patches).mean(dim=1)
             clips = features.flatten(0, -3)
             text = self.prompt(text.to(clips.device), clips).unflatten(0, features.shape[:-2])
         text = nn.functional.normalize(text.float(), dim=-1).expand(*video.shape[:-1], -1, -1)
@@ -709,9 +728,10 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
                 [`ILAVisionModel.forward`].
         """
         check_labels_of_clips(labels, cache)
+        begun = None if cache is None else cache.begin()
         vision_outputs = self.get_video_features(
             pixel_values,
-            cache,
+            begun,
             logits_to_keep,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
@@ -724,6 +744,8 @@ class ILAForVideoTextClassification(ILAClassTextsMixin, ILAModel):
             texts = self.get_text_features(input_ids, attention_mask=attention_mask, return_dict=True)
             text_features = texts.pooler_output
         logits, _, _ = self.video_text_logits(vision_outputs, text_features)
+        if cache is not None:
+            vision_outputs.cache = cache.finish(begun)
         return classifier_output(logits, labels, vision_outputs, self.config)
 
 
@@ -777,9 +799,10 @@ class ILAForVideoClassification(ILAVideoFeaturesMixin, ILAPreTrainedModel):
                 [`ILAVisionModel.forward`].
         """
         check_labels_of_clips(labels, cache)
+        begun = None if cache is None else cache.begin()
         vision_outputs = self.get_video_features(
             pixel_values,
-            cache,
+            begun,
             logits_to_keep,
             interpolate_pos_encoding=interpolate_pos_encoding,
             output_alignments=output_alignments,
@@ -788,6 +811,8 @@ class ILAForVideoClassification(ILAVideoFeaturesMixin, ILAPreTrainedModel):
         )
         video = nn.functional.normalize(vision_outputs["pooler_output"].float(), dim=-1).to(self.norm.weight.dtype)
         logits = self.classifier(self.dropout(self.norm(video))).float()
+        if cache is not None:
+            vision_outputs.cache = cache.finish(begun)
         return classifier_output(logits, labels, vision_outputs, self.config)
 
 

@@ -317,7 +317,7 @@ class ILATemporalShift(ILABaselineModule):
         """The layer with channels of the neighbours: (B, T, L, D) -> (B, T, L, D)."""
         num_frames = hidden_states.shape[1]
         if self.options.shift_position == "input":
-            prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+            prefix, patches = layer.split(hidden_states)
             hidden_states = torch.cat([prefix, self.shifted(patches)], dim=2)
         else:
 
@@ -392,8 +392,7 @@ class ILASTAdapterBlock(nn.Module):
         for parameter in (self.down.bias, self.up.bias, *self.conv.parameters()):
             init.zeros_(parameter)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        prefix, patches = hidden_states[:, :, :1], hidden_states[:, :, 1:]
+    def forward(self, prefix: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
         channels = self.down(patches).permute(0, 3, 1, 2)[..., None]  # (B, T, N, C) -> (B, C, T, N, 1)
         added = self.up(self.conv(channels)[..., 0].permute(0, 2, 3, 1))
         return torch.cat([prefix, patches + added], dim=2)
@@ -413,6 +412,6 @@ class ILASTAdapter(ILABaselineModule):
     def run_layer(self, layer: Any, hidden_states: torch.Tensor, **kwargs: Any) -> torch.Tensor:
         """The layer with adapters: (B, T, L, D) -> (B, T, L, D)."""
         if self.before_attention is not None:
-            hidden_states = self.before_attention(hidden_states)
+            hidden_states = self.before_attention(*layer.split(hidden_states))
         hidden_states = hidden_states + layer.attended(hidden_states, **kwargs)
-        return layer.add_mlp(self.before_mlp(hidden_states))
+        return layer.add_mlp(self.before_mlp(*layer.split(hidden_states)))

@@ -22,9 +22,10 @@ A module that changes the layer itself, not only its input, runs it, in
 
     run_layer(layer, hidden_states, kwargs of the attention) -> hidden_states
 
-where (B, T, L, D) have the residual added, and `layer` is an [`ILAEncoderLayer`]. The kwargs are for the layer's
-attention, whose queries and keys EVL's decoder reads. One that must tell the frames apart has a position of each of
-`options.num_frames` frames added before the first layer, to the patches or to all tokens:
+where (B, T, L, D) have the residual added, and `layer` is an [`ILAEncoderLayer`], which can `split` them into prefix
+and patches. The kwargs are for the layer's attention, whose queries and keys EVL's decoder reads. One that must tell
+the frames apart has a position of each of `options.num_frames` frames added before the first layer, to the patches or
+to all tokens:
 
     time_positions = "patches" or "all"
 
@@ -298,13 +299,11 @@ class ILATimePositions(nn.Module):
     def init_weights(self) -> None:
         init.zeros_(self.weight)
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Of tokens (B, T, L, D), the class token first."""
-        num_frames = hidden_states.shape[1]
+    def forward(self, prefix: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        """Add them: (B, T, P, D), (B, T, N, D) -> (B, T, P + N, D)."""
+        num_frames = patches.shape[1]
         positions = nn.functional.interpolate(self.weight.t()[None], size=num_frames)[0].t()[:, None]  # (T, 1, D)
-        if not self.of_patches:
-            return hidden_states + positions
-        return torch.cat([hidden_states[:, :, :1], hidden_states[:, :, 1:] + positions], dim=2)
+        return torch.cat([prefix if self.of_patches else prefix + positions, patches + positions], dim=2)
 
 
 def make_time_positions(config: ILAVisionConfig, modules: Iterable[Any]) -> ILATimePositions | None:

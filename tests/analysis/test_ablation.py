@@ -1,6 +1,7 @@
 """`ila-hf ablate`: the rows of a table as training runs, what is told of them, and going on."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from transformers import CLIPConfig, CLIPModel
 
 from ila_hf import ILAConfig, ILAForVideoClassification
 from ila_hf.__main__ import main
-from ila_hf.analysis import ablation, ablation_table
-from ila_hf.analysis.ablation import ABLATIONS, row_config
+from ila_hf.analysis import FrameDistances, ablation, ablation_table
+from ila_hf.analysis.ablation import ABLATIONS, build_parts, row_config, rows_to_train
 from ila_hf.analysis.paper_tables import TABLES, PaperRow
 from ila_hf.data.run_folders import in_use
 from ila_hf.demo.motion_videos import make_motion_videos
@@ -33,6 +34,9 @@ def test_table():
         "| ours | 75.5 | 50.0 | 0.100 | 0.150 | 1 |  |  |",
         "| not run |  |  |  |  | 0 | 1.0 |  |",
     ]
+    results["none"]["1"]["pair_accuracy"] = 0.5  # of one of two runs
+    assert ablation_table(rows, results).splitlines()[2].startswith("| none | 55.0 ± 7.1 |  | 0.300")
+    assert ablation_table([PaperRow("ours")], results).splitlines()[0].endswith("| in place | seeds |")
     plain = ablation_table(rows[:1], {"none": {"0": {"top1": 1.0}}}).splitlines()
     assert plain == ["| | top-1 | seeds | paper: top-1 |", "|---|---|---|---|", "| none | 100.0 | 1 | 79.8 |"]
 
@@ -40,19 +44,91 @@ def test_table():
 @pytest.mark.parametrize("table", ABLATIONS)
 def test_a_row_changes_what_it_says_and_nothing_else(table):
     config = tiny_config({"num_hidden_layers": 12}, num_frames=6)
-    for row in TABLES[table]:
+    for row in rows_to_train(table):
         changed = row_config(config, row)
+        assert changed.num_frames == 6
         vision = changed.vision_config.to_dict()
+        options = dict(vision["temporal_options"] or {})
+        assert options.pop("num_frames", 6) == 6
         for name, value in (row.vision or {}).items():
-            assert vision[name] == value
-        options = vision["temporal_options"] or {}
-        assert options.get("num_frames", 6) == 6
+            if name == "temporal_options":
+                assert options == {key: option for key, option in value.items() if key != "num_frames"}
+            else:
+                assert vision[name] == value
         same = vision.keys() - {*(row.vision or {}), "temporal_options"}
         assert {name: vision[name] for name in same} == {
             name: value for name, value in config.vision_config.to_dict().items() if name in same
         }
+        fields = changed.to_dict()
+        for name, value in (row.fields or {}).items():
+            assert fields[name] == value
         assert changed.prompt_num_hidden_layers == (row.fields or {}).get("prompt_num_hidden_layers", 2)
+        build_parts(changed)
     assert config.to_dict() == tiny_config({"num_hidden_layers": 12}, num_frames=6).to_dict()
+
+
+def test_of_tables_of_systems_each_is_a_row_of_one_size():
+    assert [row.name for row in rows_to_train("1")] == [
+        "X-CLIP",
+        "CLIP",
+        "ATA",
+        "ST-Adapter",
+        "AIM",
+        "EVL",
+        "ILA",
+    ]
+    assert [row.name for row in rows_to_train("2")] == ["EVL", "AIM", "ILA"]
+    assert [row.name for row in rows_to_train("3")] == ["TimeSformer", "EVL", "EVL + ILA", "ILA"]
+    for table in "123":
+        assert all(row.top1 is None and row.flops is None for row in rows_to_train(table))
+        aim = [row.vision["temporal_options"] for row in rows_to_train(table) if row.name == "AIM"]
+        assert all(("joint_scale" in options) == (table == "2") for options in aim)  # SSv2's form
+
+
+def test_distances_are_measured_of_table_5(trained, base, tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def distances(model, videos):
+        asked.append((Path(model).parent.name, videos))
+        return FrameDistances(0.25, 0.5)
+
+    monkeypatch.setattr(ablation, "video_distances", distances)
+    main(["ablate", "5", "--output_dir", str(tmp_path / "five"), "--seeds", "1", *base])
+    published = {"none": 0.56, "X-CLIP": 0.51, "divided space-time attention": 0.47, "ATA": 0.3, "ILA": 0.13}
+    assert [videos for _, videos in asked] == ["held_out"] * len(published)
+    report = (tmp_path / "five/ablation.md").read_text()
+    for name, value in published.items():
+        assert re.search(rf"^\| {name} \| .* \| 0.250 \| 0.500 \| 1 \| .* \| {value} \|$", report, re.MULTILINE)
+    assert "The paper does not define its own" in report
+    main(["ablate", "9", "--output_dir", str(tmp_path / "nine"), "--seeds", "1", *base])
+    assert len(asked) == len(published)
+    main(["ablate", "9", "--output_dir", str(tmp_path / "also"), "--seeds", "1", "--distances", *base])
+    assert [row for row, _ in asked[len(published) :]] == ["addition", "concatenation", "token"]
+    one_frame = tmp_path / "one"
+    tiny_config(num_frames=1).save_pretrained(one_frame)
+    for words, message in (
+        ([*base[:4], "--validation_file", "list.csv"], "Distances between frames need --validation_dir"),
+        ([*base, "--config_name", str(one_frame)], "Distances between frames need clips of two or more"),
+        (base, "The earth mover's distance needs scipy"),
+    ):
+        monkeypatch.setattr(ablation, "is_scipy_available", lambda words=words: words is not base)
+        with pytest.raises(SystemExit):
+            main(["ablate", "5", "--output_dir", str(tmp_path / "none"), *words])
+        assert message in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_does_not_end_the_others(trained, base, tmp_path, monkeypatch):
+    def distances(model, videos):
+        if "concatenation" in model:
+            raise ValueError("matrix contains invalid numeric entries")
+        return FrameDistances(0.25, 0.5)
+
+    monkeypatch.setattr(ablation, "video_distances", distances)
+    with pytest.raises(SystemExit):
+        main(["ablate", "9", "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--distances", *base])
+    report = (tmp_path / "out/ablation.md").read_text()
+    assert "Failed: concatenation, seed 0 (matrix contains invalid numeric entries)." in report
+    assert "| token | 80.0 | 0.250 | 0.500 | 1 | 81.3 |" in report
 
 
 def test_what_the_tables_compare_is_as_in_the_paper():
@@ -131,7 +207,9 @@ def test_every_row_is_a_run_with_every_seed(trained, base, tmp_path, capsys):
     assert f"--config_name {tmp_path / 'config'} --train_dir videos --validation_dir held_out" in report
     assert "--save_total_limit 2`, torch" in report  # also what was added
     assert report in capsys.readouterr().out
-    # What is there is not made again; another seed is
+    # What is there is not made again, nor what an earlier version wrote; another seed is
+    del found["distances"]
+    (output / "ablation.json").write_text(json.dumps(found))
     trained.runs.clear()
     main(["ablate", "11", "--output_dir", str(output), "--seeds", "2", *base])
     assert not trained.runs
@@ -290,7 +368,7 @@ def test_every_row_is_built_before_any_is_trained(trained, base, tmp_path, monke
 def test_a_table_is_trained_and_scored(tmp_path):
     make_motion_videos(tmp_path / "videos", {"train": 16, "validation": 8}, kind="reversed_pairs")
     tiny_config().save_pretrained(tmp_path / "config")
-    words = ["ablate", "9", "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--pairs"]
+    words = ["ablate", "9", "--output_dir", str(tmp_path / "out"), "--seeds", "1", "--pairs", "--distances"]
     words += ["--config_name", str(tmp_path / "config"), "--head", "linear", "--max_steps", "2", "--use_cpu", "True"]
     words += [f"--{split}_dir={tmp_path / 'videos' / split}" for split in ("train", "validation")]
     main(words)
@@ -302,5 +380,7 @@ def test_a_table_is_trained_and_scored(tmp_path):
     assert joins == ["add", "concatenate", "token"]
     assert len({runs["0"]["loss"] for runs in results.values()}) == 3
     for runs in results.values():
-        assert runs["0"].keys() == {"top1", "top5", "loss", "shuffled_top1", "pair_accuracy"}
-        assert all(0 <= runs["0"][name] <= 1 for name in ("top1", "shuffled_top1", "pair_accuracy"))
+        shares = {"top1", "shuffled_top1", "pair_accuracy", "shuffled_pair_accuracy"}
+        assert runs["0"].keys() == {"top5", "loss", "earth_movers", "in_place", *shares}
+        assert all(0 <= runs["0"][name] <= 1 for name in shares)
+        assert 0 < runs["0"]["earth_movers"] <= runs["0"]["in_place"]

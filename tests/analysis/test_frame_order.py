@@ -58,11 +58,13 @@ def test_scores_of_a_model_that_needs_the_order():
     scores = frame_order_scores(model, batches, [i // 2 for i in range(200)])
     assert (scores.top1, scores.pair_accuracy) == (1, 1)
     assert abs(scores.shuffled_top1 - 0.5) < 0.15  # 4 deviations
+    assert abs(scores.shuffled_pair_accuracy - 0.25) < 0.18  # of independent guesses, 4 deviations
     assert not model.training
     # One of every pair is wrong: half of the clips are right, and no pair; without pairs there is no accuracy of them
     wrong = [{**batch, "labels": torch.zeros_like(batch["labels"])} for batch in batches]
-    assert frame_order_scores(model, wrong, [i // 2 for i in range(200)])[::2] == (0.5, 0)
-    assert frame_order_scores(model, wrong).pair_accuracy is None
+    of_wrong = frame_order_scores(model, wrong, [i // 2 for i in range(200)])
+    assert (of_wrong.top1, of_wrong.pair_accuracy) == (0.5, 0)
+    assert frame_order_scores(model, wrong)[2:] == (None, None)
     # What could not be read is no hit
     unread = [{**batch, "labels": torch.full_like(batch["labels"], -100)} for batch in batches]
     assert frame_order_scores(model, unread)[:2] == (0, 0)
@@ -89,8 +91,8 @@ def test_the_command(tmp_path, tiny_model, capsys):
     model = tiny_model()
     processor = save(model, names, tmp_path / "model")
     main(["temporal-score", "--model", str(tmp_path / "model"), "--videos", str(videos), "--pairs"])
-    printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines()[-3:])
-    assert list(printed) == ["top1", "shuffled_top1", "pair_accuracy"]
+    printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines()[-4:])
+    assert list(printed) == ["top1", "shuffled_top1", "pair_accuracy", "shuffled_pair_accuracy"]
     hits = {}
     for file in videos.glob("*/*.mp4"):
         if file.stem != "0000003":

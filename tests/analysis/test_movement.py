@@ -22,9 +22,10 @@ from transformers import (
 )
 
 from ila_hf import ILAVisionModel
-from ila_hf.analysis import frame_distances, patches_of_frames
+from ila_hf.analysis import frame_distances, patches_of_frames, video_distances
 from ila_hf.analysis.flops import clip_config
-from ila_hf.demo.tiny import tiny_config
+from ila_hf.demo.motion_videos import MOTION_SETS, make_motion_videos
+from ila_hf.demo.tiny import tiny_config, tiny_processor
 
 
 def cosine_costs(a, b):
@@ -136,3 +137,24 @@ def test_patches_of_models():
     changed[1, 2, :, :8, 8:16] += 1  # the second patch of the third frame
     difference = patches_of_frames(timesformer, changed) - patches_of_frames(timesformer, clips)
     assert difference.abs().amax(-1).nonzero().tolist() == [[1, 2, 1]]
+
+
+def test_videos_of_a_folder(tmp_path, tiny_model):
+    """The mean over those that can be read."""
+    make_motion_videos(tmp_path / "videos", {"validation": 8}, kind="reversed_pairs")
+    files = sorted((tmp_path / "videos/validation").glob("*/*.mp4"))
+    files[2].write_bytes(b"no video")
+    model = tiny_model()
+    names = sorted(name.replace(" ", "_") for name in MOTION_SETS["reversed_pairs"].classes)
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    model.save_pretrained(tmp_path / "model")
+    processor = tiny_processor(model.config)
+    processor.save_pretrained(tmp_path / "model")
+    found = video_distances(str(tmp_path / "model"), str(tmp_path / "videos/validation"), batch_size=3)
+    clips = [processor(videos=str(file), return_tensors="pt").pixel_values for file in files if file != files[2]]
+    each = [frame_distances(patches_of_frames(model, clip)) for clip in clips]
+    assert found == pytest.approx(np.mean(each, axis=0), abs=1e-6)
+    for file in files:
+        file.write_bytes(b"no video")
+    with pytest.raises(ValueError, match="at least one video that can be read, got none"):
+        video_distances(str(tmp_path / "model"), str(tmp_path / "videos/validation"))

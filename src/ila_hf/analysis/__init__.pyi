@@ -18,6 +18,7 @@ from .frame_order import shuffle_frames as shuffle_frames
 from .movement import FrameDistances as FrameDistances
 from .movement import frame_distances as frame_distances
 from .movement import patches_of_frames as patches_of_frames
+from .movement import video_distances as video_distances
 from .pictures import ClipPictures as ClipPictures
 from .rollout import attention_rollout as attention_rollout
 from .temporal_score import temporal_score as temporal_score

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from transformers.utils import is_scipy_available
 
 from ..configuration_ila import ILAConfig
 from ..data.run_folders import check_bound, in_use
@@ -35,14 +36,36 @@ from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
 from ..training.finetuning import chosen_head, is_trained, load_config
 from .frame_order import numbers_of_pairs, score_videos
+from .movement import video_distances
 from .paper_tables import TABLES, PaperRow
 
 
-#: Tables whose rows are of one size and differ in what is compared
-ABLATIONS = ("4", "6", "7", "8", "9", "11", "15")
+#: Tables whose rows are trained beside each other
+ABLATIONS = ("1", "2", "3", "4", "5", "6", "7", "8", "9", "11", "15")
+# Those of whole systems, of several sizes and lengths
+_SYSTEMS = ("1", "2", "3")
 # What the table decides; our token, because the flag would reach every row
 _OWN = ("seed", "resume_from_checkpoint", "push_to_hub", "do_train", "do_eval", "interaction_token")
 _KINDS = (ModelArguments, DataArguments, ILATrainingArguments)
+
+
+def rows_to_train(table: str) -> list[PaperRow]:
+    """The rows of a table as models of one size, that of the user.
+
+    Of Tables 1 to 3 each system is a row, whatever its sizes and lengths in the paper, whose figures are left out, and
+    ILA: what their layers learn of other frames, and EVL's decoder. ActionCLIP has neither, and its row is called what
+    is left. Table 5 has the models of Table 4 whose distances are published.
+    """
+    if table == "5":
+        return [row for row in TABLES["4"] if row.earth_movers is not None]
+    if table not in _SYSTEMS:
+        return TABLES[table]
+    rows: dict[str, PaperRow] = {}
+    for row in TABLES[table]:
+        name = {"ActionCLIP": "CLIP"}.get(row.name.split(", ")[0], row.name.split(", ")[0])
+        fields = {key: value for key, value in (row.fields or {}).items() if key != "num_frames"}
+        rows.setdefault(name, PaperRow(name, vision=row.vision, fields=fields))
+    return [*rows.values(), PaperRow("ILA")]
 
 
 class Column(NamedTuple):
@@ -58,6 +81,7 @@ COLUMNS = {
     "top1": Column("top-1"),
     "pair_accuracy": Column("pairs"),
     "shuffled_top1": Column("shuffled"),
+    "shuffled_pair_accuracy": Column("shuffled pairs"),
     "earth_movers": Column("earth mover's", 1.0, 3),
     "in_place": Column("in place", 1.0, 3),
 }
@@ -80,18 +104,21 @@ def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, 
     measured = {name for runs in results.values() for run in runs.values() for name in run}
     shown = {name: column for name, column in COLUMNS.items() if name in measured}
     has_distances = "earth_movers" in shown and any(row.earth_movers is not None for row in rows)
-    heads = [*(column.heading for column in shown.values()), "seeds", "paper: top-1"]
-    heads += ["paper: earth mover's"] if has_distances else []
+    published = ["top1"] if any(row.top1 is not None for row in rows) else []
+    published += ["earth_movers"] if has_distances else []
+    heads = [*(column.heading for column in shown.values()), "seeds"]
+    heads += [f"paper: {COLUMNS[name].heading}" for name in published]
     lines = ["| | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for row in rows:
         runs = results.get(row.name, {}).values()
         cells = []
         for name, column in shown.items():
             values = [column.scale * run[name] for run in runs if name in run]
-            cells.append(show_mean(values, column.digits) if values else "")
+            # Nothing where some of the runs are of a version that did not measure it
+            cells.append(show_mean(values, column.digits) if values and len(values) == len(runs) else "")
         cells.append(str(len(runs)))
-        for published in (row.top1, row.earth_movers) if has_distances else (row.top1,):
-            cells.append("" if published is None else f"{published}")
+        for value in (getattr(row, name) for name in published):
+            cells.append("" if value is None else f"{value}")
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -133,6 +160,8 @@ class Ablation:
         order: Also score the order of the frames, see [`score_videos`]; needs `--validation_dir`. All scores are then
             those of one view of each video.
         in_pairs: The validation videos are in minimal pairs, which are scored, too.
+        distances: Also measure how far neighbouring frames are apart, see [`video_distances`]; needs
+            `--validation_dir`. Of Table 5 they always are.
 
     Raises:
         ValueError: For arguments of which every run has its own, for videos or a model with which the table makes no
@@ -147,9 +176,11 @@ class Ablation:
         arguments: Sequence[str],
         order: bool = False,
         in_pairs: bool = False,
+        distances: bool = False,
     ):
         self.table, self.folder, self.arguments = table, Path(output_dir), list(arguments)
-        self.order, self.in_pairs = order or in_pairs, in_pairs
+        self.rows = rows_to_train(table)
+        self.order, self.in_pairs, self.distances = order or in_pairs, in_pairs, distances or table == "5"
         recipes = str(files("ila_hf.examples") / "configs")
         given = given_arguments(_KINDS, self.arguments, recipes)
         for name in _OWN:
@@ -159,12 +190,14 @@ class Ablation:
         model_args, self.data, _ = parse_arguments(_KINDS, self.arguments, recipes, defaults)
         self._check_videos()
         self.config = load_config(model_args)
+        if self.distances and self.config.num_frames < 2:
+            raise ValueError("Distances between frames need clips of two or more: `num_frames` is 1.")
         if is_trained(model_args, self.config):
             raise ValueError(
                 f"--model_name_or_path {model_args.model_name_or_path!r} is a trained ILA model: rows that are like "
                 "it would start with its weights, the others without. Give a plain CLIP."
             )
-        for row in TABLES[table]:
+        for row in self.rows:
             try:
                 build_parts(row_config(self.config, row))  # before anything is trained
             except (StrictDataclassError, ValueError) as error:
@@ -186,12 +219,13 @@ class Ablation:
             "config": config,
             "order": self.order,
             "pairs": self.in_pairs,
+            "distances": self.distances,
             "versions": {name: version(name) for name in ("torch", "transformers")},
         }
         self.file, self.failed = self.folder / "ablation.json", dict[str, str]()
         self.found: dict[str, Any] = {**json.loads(json.dumps(made_with, default=str)), "results": {}}
         if self.file.exists():
-            known = json.loads(self.file.read_text(encoding="utf-8"))
+            known = {"distances": False, **json.loads(self.file.read_text(encoding="utf-8"))}
             check_bound(self.folder, {**known, "results": {}}, self.found)
             self.found = known
 
@@ -200,8 +234,11 @@ class Ablation:
         sources = (data.validation_dir, data.validation_file, data.data_dir, data.dataset_name, data.train_val_split)
         if all(source is None for source in sources):
             raise ValueError("The rows are compared on validation videos: give --validation_dir, or another source.")
-        if self.order and data.validation_dir is None:
-            raise ValueError("Scores of the order of frames need --validation_dir.")
+        if data.validation_dir is None and (self.order or self.distances):
+            measured = "Scores of the order of" if self.order else "Distances between"
+            raise ValueError(f"{measured} frames need --validation_dir.")
+        if self.distances and not is_scipy_available():
+            raise ImportError("The earth mover's distance needs scipy: pip install 'ila-hf[laboratory]'.")
         if self.in_pairs:
             numbers_of_pairs(load_videos(data.validation_dir))
 
@@ -215,7 +252,7 @@ class Ablation:
             remove_parts(self.folder)
             self._write()  # what they are made with, before the first is killed
             for seed in range(seeds):
-                for row in TABLES[self.table]:
+                for row in self.rows:
                     if str(seed) not in self.found["results"].get(row.name, {}):
                         print(f"\nTable {self.table}, {row.name}, seed {seed}", flush=True)
                         failure = self._run(row, seed)
@@ -238,9 +275,17 @@ class Ablation:
         metrics = json.loads(evaluation.read_text())
         kept = ("eval_top1", "eval_top5", "eval_loss")  # of five classes or fewer there is no top-5
         result = {name.removeprefix("eval_"): metrics[name] for name in kept if name in metrics}
-        if self.order:
-            scores = score_videos(str(folder), str(self.data.validation_dir), self.in_pairs)._asdict()
-            result |= {name: value for name, value in scores.items() if value is not None}
+        videos = str(self.data.validation_dir)
+        try:
+            if self.order:
+                scores = score_videos(str(folder), videos, self.in_pairs)._asdict()
+                result |= {name: value for name, value in scores.items() if value is not None}
+            if self.distances:
+                result |= video_distances(str(folder), videos)._asdict()
+        except ValueError as error:  # such as features that are not finite
+            return str(error)
+        finally:
+            torch.cuda.empty_cache()  # the next row trains in another process
         self.found["results"].setdefault(row.name, {})[str(seed)] = result
         return None
 
@@ -254,11 +299,25 @@ class Ablation:
         views = ", on one view of each video" if self.order else ""
         lines = [
             f"# Table {self.table}",
-            ablation_table(TABLES[self.table], self.found["results"]),
-            f"Mean ± sample standard deviation over the seeds, in %{views}. Every run, with the configuration of its "
-            f"row and its seed: `ila-hf train {shlex.join(self.arguments)}`, {versions}. The paper's figures "
-            "are top-1 on Kinetics-400 with ViT-B/32 and 8 frames.",
+            ablation_table(self.rows, self.found["results"]),
+            f"Mean ± sample standard deviation over the seeds, accuracies in %{views}. Every run, with the "
+            f"configuration of its row and its seed: `ila-hf train {shlex.join(self.arguments)}`, {versions}.",
         ]
+        if self.table in _SYSTEMS:
+            lines.append(
+                "Of a system, what its layers learn of other frames is its own, and EVL's decoder; integration, "
+                "prompt and head are ILA's. All are of one size and length, so that the paper's figures are not "
+                "beside them."
+            )
+        else:
+            lines.append("The paper's accuracies are top-1 on Kinetics-400 with ViT-B/32 and 8 frames.")
+        if self.distances:
+            lines.append(
+                "Distances between neighbouring frames are cosine distances of the last layer's patches, between 0 "
+                "and 2: earth mover's, of the best match, and of patches at the same place. The paper does not define "
+                "its own. A low value is partly what the alignment loss asks for, and that of features that do not "
+                "depend on the frame is 0."
+            )
         if self.failed:
             lines.append("Failed: " + "; ".join(f"{run} ({why})" for run, why in self.failed.items()) + ".")
         return "\n\n".join(lines) + "\n"
@@ -276,6 +335,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, help="runs of every row")
     parser.add_argument("--order", action="store_true", help="also score clips with their frames in random order")
     parser.add_argument("--pairs", action="store_true", help="and minimal pairs; see `ila-hf temporal-score --help`")
+    parser.add_argument("--distances", action="store_true", help="how far frames are apart, as in Table 5")
 
 
 def main(arguments: Sequence[str] | None = None, program: str | None = None) -> None:
@@ -294,7 +354,7 @@ def main(arguments: Sequence[str] | None = None, program: str | None = None) -> 
     given, rest = parser.parse_known_args(arguments)
     if given.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {given.seeds}.")
-    ablation = Ablation(given.table, given.output_dir, rest, given.order, given.pairs)
+    ablation = Ablation(given.table, given.output_dir, rest, given.order, given.pairs, given.distances)
     ablation.run(given.seeds)
     print(f"\n{ablation.report()}")
     if ablation.failed:

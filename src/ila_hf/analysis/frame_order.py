@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
-from ..data.video_clips import IGNORED_LABEL, ClipReader, VideoClips, collate_clips, video_name
-from ..data.video_data import load_videos
+from ..data.video_clips import IGNORED_LABEL, video_name
 from ..demo.motion_videos import MOTION_SETS, kind_of_motion_videos
 from ..evaluation.views import predict
+from .observation import load_with_videos
 
 
 class FrameOrderScores(NamedTuple):
@@ -23,11 +22,13 @@ class FrameOrderScores(NamedTuple):
         top1: Of clips that are classified correctly.
         shuffled_top1: The same with the frames of every clip in random order: what a bag of frames gives away.
         pair_accuracy: Of minimal pairs of which both clips are; None without pairs.
+        shuffled_pair_accuracy: The same with shuffled frames.
     """
 
     top1: float
     shuffled_top1: float
     pair_accuracy: float | None
+    shuffled_pair_accuracy: float | None
 
 
 def shuffle_frames(clips: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -94,11 +95,8 @@ def frame_order_scores(
             found += (is_hit & (labels != IGNORED_LABEL)).tolist()
     if not hits:
         raise ValueError("There must be at least one clip, got none.")
-    return FrameOrderScores(
-        sum(hits) / len(hits),
-        sum(shuffled_hits) / len(shuffled_hits),
-        None if pairs is None else pair_accuracy(hits, pairs),
-    )
+    of_pairs = [None if pairs is None else pair_accuracy(each, pairs) for each in (hits, shuffled_hits)]
+    return FrameOrderScores(sum(hits) / len(hits), sum(shuffled_hits) / len(shuffled_hits), *of_pairs)
 
 
 def numbers_of_pairs(videos: Dataset) -> list[int]:
@@ -130,10 +128,5 @@ def score_videos(model: str, videos: str, in_pairs: bool = False, batch_size: in
     Raises:
         ValueError: As [`load_videos`], [`numbers_of_pairs`] and [`frame_order_scores`] do.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    classifier = AutoModelForVideoClassification.from_pretrained(model).to(device)
-    rows = load_videos(videos, [classifier.config.id2label[i] for i in range(classifier.config.num_labels)])
-    reader = ClipReader(AutoVideoProcessor.from_pretrained(model), train=False, on_error="wrong")
-    clips = VideoClips(rows, reader)
-    loader = torch.utils.data.DataLoader(clips, batch_size=batch_size, collate_fn=collate_clips)
+    classifier, rows, loader = load_with_videos(model, videos, batch_size)
     return frame_order_scores(classifier, loader, numbers_of_pairs(rows) if in_pairs else None)

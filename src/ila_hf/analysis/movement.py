@@ -1,13 +1,15 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """How far the features of neighbouring frames are from each other: Table 5 of the paper."""
 
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from transformers.utils import is_scipy_available
 
-from .observation import observed
+from ..data.video_clips import IGNORED_LABEL
+from .observation import load_with_videos, observed
 
 
 if is_scipy_available():
@@ -95,3 +97,27 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         )
     patches: torch.Tensor = hidden[:, :, -count:]
     return patches
+
+
+def video_distances(model: str, videos: str, batch_size: int = 8) -> FrameDistances:
+    """[`frame_distances`] of a saved model on labelled videos, without those that cannot be read.
+
+    Args:
+        model: Folder or Hub id of a classification model with its video processor.
+        videos: Folder or list, see [`load_videos`].
+        batch_size: Videos that are read at once.
+
+    Raises:
+        ImportError: Without scipy.
+        ValueError: As [`load_videos`] and [`frame_distances`] do, and if no video can be read.
+    """
+    classifier, _, loader = load_with_videos(model, videos, batch_size)
+    device = next(classifier.parameters()).device
+    found = []
+    for batch in loader:
+        for clip in batch["pixel_values"][batch["labels"] != IGNORED_LABEL].to(device):
+            views = clip if clip.ndim == 5 else clip[None]  # (V, T, 3, H, W)
+            found.append(frame_distances(patches_of_frames(classifier, views)))
+    if not found:
+        raise ValueError(f"There must be at least one video that can be read, got none in {videos!r}.")
+    return FrameDistances(*map(fmean, zip(*found, strict=True)))

@@ -1,19 +1,34 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
-"""What looking into a model shares: its trunk, its layers by number, and running it without leaving a trace."""
+"""What looking into a model shares: its trunk, its layers by number, videos for it, and running it without a trace."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from datasets import Dataset
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor
 
 from ..checks_ila import check_clips
+from ..data.video_clips import ClipReader, VideoClips, collate_clips
+from ..data.video_data import load_videos
 from ..modeling_ila import ILAForVideoTextClassification, ILAModel, ILAVisionModel
 
 
 def trunk_of(model: Any) -> Any:
     """The visual trunk of a model, which may be a trunk itself."""
     return getattr(model, "vision_model", model)
+
+
+def load_with_videos(model: str, videos: str, batch_size: int) -> tuple[nn.Module, Dataset, DataLoader[Any]]:
+    """A saved model, labelled videos, and their clips in batches; of one that cannot be read the label is -100."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    classifier = AutoModelForVideoClassification.from_pretrained(model).to(device)
+    rows = load_videos(videos, [classifier.config.id2label[i] for i in range(classifier.config.num_labels)])
+    reader = ClipReader(AutoVideoProcessor.from_pretrained(model), train=False, on_error="wrong")
+    return classifier, rows, DataLoader(VideoClips(rows, reader), batch_size=batch_size, collate_fn=collate_clips)
 
 
 def patch_grid(model: Any, pixel_values: torch.Tensor) -> tuple[int, int]:

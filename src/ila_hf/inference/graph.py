@@ -48,11 +48,15 @@ class ILAClassifierGraph(nn.Module):
             del model.text_model, model.text_projection, model.class_texts
 
     def forward(self, pixel_values: torch.Tensor, cache: ILACache | None = None) -> Outputs:
-        arguments = {"interpolate_pos_encoding": self.interpolate_pos_encoding, "return_dict": True, "cache": cache}
+        arguments = {"interpolate_pos_encoding": self.interpolate_pos_encoding, "return_dict": True}
         if isinstance(self.model, ILAForVideoClassification):
-            return {"logits": self.model(pixel_values, **arguments).logits}
-        vision_outputs = self.model.get_video_features(pixel_values, **arguments)
-        return {"logits": self.model.video_text_logits(vision_outputs, self.text_features)[0]}
+            return {"logits": self.model(pixel_values, cache=cache, **arguments).logits}
+        begun = None if cache is None else cache.begin()
+        vision_outputs = self.model.get_video_features(pixel_values, cache=begun, **arguments)
+        logits = self.model.video_text_logits(vision_outputs, self.text_features)[0]
+        if cache is not None and begun is not None:
+            cache.finish(begun)
+        return {"logits": logits}
 
 
 class ILAStreamGraph(nn.Module):
