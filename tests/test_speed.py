@@ -68,6 +68,9 @@ def test_operators_of_all_designs_are_told(speed):
         assert total > max(parts) > 0
     lines = speed.profile_table(found).splitlines()
     assert lines[2].startswith("| the whole trunk |")
+    of_training = speed.profile_training("cpu", rounds=1)
+    assert len(of_training) == 1 + len(speed.DESIGNS)
+    assert all("convolution_backward" in times for times in of_training.values())
 
 
 def test_the_first_compilation_of_a_process_is_not_told(speed, monkeypatch):
@@ -102,9 +105,11 @@ def test_another_device_leaves_the_files_of_the_page(speed, tmp_path, monkeypatc
 def test_onnxruntime_runs_what_was_exported(speed):
     models, patch, _, (batch, num_frames, size) = speed.CASES["onnxruntime"]
     clips = torch.zeros(batch, num_frames, 3, size, size)
-    for name, inputs in (("CLIP", clips.flatten(0, 1)), ("ILA", clips)):
-        outputs = models[f"{name}, onnxruntime"](num_frames, patch_size=patch, image_size=size)(inputs)
+    for name in ("CLIP", "ILA"):
+        outputs = models[f"{name}, onnxruntime"](num_frames, patch_size=patch, image_size=size)(clips)
         assert [output.shape[-1] for output in outputs.values()] == [32, 32]
+    found = speed.run_case("onnxruntime", 3, 1.0, "cpu")
+    assert [each.name for each in found] == ["CLIP, onnxruntime", "ILA, onnxruntime"]
 
 
 def test_reading_ahead_is_timed(tmp_path, monkeypatch, capsys):

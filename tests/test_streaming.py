@@ -74,6 +74,10 @@ def test_what_is_said_of_labelling_is_what_the_script_wrote():
     assert kills["equal_to_an_uninterrupted_run"]
     assert f"Killed {kills['kills']} times" in page
     assert f"a row for every file, of which {kills['errors']} are damaged" in page
+    disk = found["full_disk"]
+    assert disk["disk_was_full"]
+    assert disk["equal_to_an_uninterrupted_run"]
+    assert f"full after {disk['shards_complete_when_it_was']} of {disk['shards']} shards" in page
 
 
 @pytest.mark.slow

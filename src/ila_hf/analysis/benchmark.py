@@ -4,10 +4,10 @@
     ila-hf benchmark --model outputs/mine --batch_size 1 8
 
 times transformers' CLIP vision tower of the same size, the model's own trunk, and the forms that it can take: fused,
-compiled, in bfloat16 and int8, all but the first of CLIP, too. Models are timed in turn, in an order that is drawn
-anew for every round, so that what else the machine does falls on all of them. A ratio is that of one round; the table
-has the median of the ratios and their quartiles. Peak memory is that of all tensors, weights included. Frames are
-noise. Freed memory is kept by the process: see [`keep_freed_memory`].
+compiled, in bfloat16 and int8, all but the first of CLIP, too. Models are timed in an order that is drawn anew for
+every round, each between two runs of CLIP, so that what else the machine does falls on both. A ratio is that to their
+mean; the table has the median of the ratios and their quartiles. Peak memory is that of all tensors, weights included.
+Frames are noise. Freed memory is kept by the process: see [`keep_freed_memory`].
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Measurement:
         case: Of which one measurement is the reference.
         name: Of the model.
         milliseconds: Median time of a step.
-        ratio, low, high: To the reference in the same round: median and quartiles.
+        ratio, low, high: To the runs of the reference before and after: median and quartiles.
         mebibytes: Largest total size of the tensors, weights included, or None where it was not measured.
         rounds: How often the step was timed; None in older files.
     """
@@ -173,12 +173,14 @@ def measure(
     seconds: float | None = None,
     warm_up: int = WARM_UP_ROUNDS,
 ) -> list[Measurement]:
-    """Time steps in turn; the first is the reference.
+    """Time steps, each between two runs of the first, which is the reference.
+
+    How fast a machine is that is not alone changes within seconds; neighbours see the same.
 
     Args:
         case: Name of the measurements.
         steps: What is timed, by name.
-        rounds: How often each step is timed.
+        rounds: How often each step is timed, in an order that is drawn anew every time.
         seconds: Begin no further round after this time, but for three.
         warm_up: Rounds before that are not timed; whole programs need none.
     """
@@ -186,23 +188,36 @@ def measure(
         for step in steps.values():
             step()
     taken: dict[str, list[float]] = {name: [] for name in steps}
+    ratios: dict[str, list[float]] = {name: [] for name in steps}
+
+    def timed(name: str) -> float:
+        start = time.perf_counter()
+        steps[name]()
+        taken[name].append(time.perf_counter() - start)
+        return taken[name][-1]
+
+    reference, *others = steps
     order, begin = random.Random(0), time.perf_counter()
+    before = timed(reference)
     for done in tqdm(range(rounds), desc=case, mininterval=5):
         if seconds is not None and done >= 3 and time.perf_counter() - begin > seconds:
             break
-        for name in order.sample(list(steps), len(steps)):
-            start = time.perf_counter()
-            steps[name]()
-            taken[name].append(time.perf_counter() - start)
-    reference = taken[next(iter(steps))]
-    found = []
-    for name, times in taken.items():
-        ratios = [own / other for own, other in zip(times, reference, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
-        milliseconds = round(1000 * statistics.median(times), 2)
-        low, median, high = (round(ratio, 3) for ratio in (low, median, high))
-        found.append(Measurement(case, name, milliseconds, median, low, high, rounds=len(times)))
+        for name in order.sample(others, len(others)):
+            own, after = timed(name), timed(reference)
+            ratios[name].append(2 * own / (before + after))
+            before = after
+    found = [
+        Measurement(case, reference, _milliseconds(taken[reference]), 1.0, 1.0, 1.0, rounds=len(taken[reference]))
+    ]
+    for name in others:
+        quartiles = statistics.quantiles(ratios[name], n=4, method="inclusive")
+        low, median, high = (round(ratio, 3) for ratio in quartiles)
+        found.append(Measurement(case, name, _milliseconds(taken[name]), median, low, high, rounds=len(taken[name])))
     return found
+
+
+def _milliseconds(times: list[float]) -> float:
+    return round(1000 * statistics.median(times), 2)
 
 
 def add_memory(measurements: Iterable[Measurement], steps: dict[str, Step]) -> None:
