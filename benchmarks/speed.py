@@ -308,6 +308,13 @@ def measurements(found: dict[str, Any], cases: tuple[str, ...]) -> list[Measurem
     return [Measurement(**each) for case in cases for each in found["cases"].get(case, ())]
 
 
+def typical_milliseconds(found: dict[str, Any], case: str, name: str) -> float:
+    """The median time of the reference times the ratio of a model: of all models as if at one time."""
+    rows = measurements(found, (case,))
+    ratio = next(each.ratio for each in rows if each.name == name)
+    return rows[0].milliseconds * ratio
+
+
 def tables(found: dict[str, Any]) -> str:
     """The tables of docs/speed.md."""
     parts = [markdown_table(measurements(found, IN_THE_TABLE))]
@@ -333,10 +340,8 @@ def draw(found: dict[str, Any], folder: Path) -> None:
     for axes, unit in zip(both, ("frames", "patches"), strict=True):
         cases = [case for case in found["cases"] if case.endswith(unit)]
         for name in OVER_LENGTHS:
-            own = [each for each in measurements(found, tuple(cases)) if each.name == name]
-            axes.plot(
-                [int(each.case.split("-")[0]) for each in own], [each.milliseconds for each in own], "o-", label=name
-            )
+            times = [typical_milliseconds(found, case, name) for case in cases]
+            axes.plot([int(case.split("-")[0]) for case in cases], times, "o-", label=name)
         axes.set_xlabel(f"{unit} of a {'clip' if unit == 'frames' else 'frame'}")
         axes.set_xlim(0)
         axes.set_ylim(0)

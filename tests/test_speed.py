@@ -140,35 +140,29 @@ def test_the_page_says_what_was_aimed_at_and_what_is():
     script = load_script("benchmarks/speed.py")
     assert script.bounds_table(found) in (ROOT / "docs/speed.md").read_text()
     rows = script.ratios_beside_bounds(found)
-    assert all(ratio > bound for bound, ratios in rows.values() for ratio in ratios if ratio is not None)
-    assert "None is reached." in text
-    missed = {
-        (name, form): ratio - bound
+    reached = {
+        name: [round(ratio, 2) <= bound for ratio in ratios if ratio is not None]
         for name, (bound, ratios) in rows.items()
-        for form, ratio in zip(("as it is", "fused", "compiled"), ratios, strict=True)
-        if ratio is not None
     }
-    name, form = min(missed, key=missed.__getitem__)
-    bound, ratios = rows[name]
-    assert f"The nearest is that of {name}, {form}: {min(filter(None, ratios)):.2f} against {bound}." in text
+    assert any(reached["ILA, B/16"][1:])
+    assert not any(reached["ILA, B/32"] + reached["ILA, released, B/32"] + reached["ILA, training"])
+    assert f"{sum(map(sum, reached.values()))} of {sum(map(len, reached.values()))} are reached, in bold" in text
     for size in ("B/32", "B/16"):
         _, fused, compiled = rows[f"ILA, released, {size}"][1]
-        assert compiled > fused
         assert f"{compiled:.2f} against {fused:.2f} for {size}" in text
 
     def growth(name, least, most):
-        times = {
-            each.case: each.milliseconds for each in script.measurements(found, (least, most)) if each.name == name
-        }
-        return f"{times[most] / times[least]:.1f}"
+        times = [script.typical_milliseconds(found, case, name) for case in (most, least)]
+        return f"{times[0] / times[1]:.1f}"
 
     over_frames, over_patches = (
-        [growth(name, *cases) for name in ("ILA", "CLIP")]
+        [growth(name, *cases) for name in ("ILA", "CLIP", "joint attention")]
         for cases in (("8-frames", "32-frames"), ("25-patches", "196-patches"))
     )
     assert f"ILA takes {over_frames[0]} times as long" in text
-    assert f"in place of 25, {over_patches[0]} times: less than in proportion" in text
-    assert f"as CLIP with {over_frames[1]} and {over_patches[1]} times" in text
+    assert f"in place of 25, {over_patches[0]} times" in text
+    assert f"CLIP takes {over_frames[1]} and {over_patches[1]} times as long" in text
+    assert f'(`temporal_module="joint"`), {over_frames[2]} and {over_patches[2]} times' in text
     profile = found["profile"]["ILA"]
     assert f"takes {profile['cat']:.1f} of the {profile['all of the alignment']:.1f} ms" in text
 
@@ -189,7 +183,7 @@ def test_pages_show_what_the_scripts_wrote():
     text = " ".join(page.split())
     compilation = found["compilation"]
     assert f"{compilation['12 layers']:g} s for twelve layers and {compilation['1 layers']:g} s for one" in text
-    assert list(found["machines"]) == [*found["cases"], "compilation", "profile", "operators"]
+    assert found["machines"].keys() == {*found["cases"], *script.OTHER_CASES}
     machine, *others = found["machines"].values()
     assert all(other == machine for other in others)  # the page names one
     assert f"{machine['threads']} threads of an {machine['processor']}, torch {machine['torch'].split('+')[0]}" in text
