@@ -55,6 +55,7 @@ def test_the_page_shows_what_the_script_wrote():
     share = times["linear, compiled", "next frame"] / times["linear", "clip"]
     ratios = [row["ratio"] for row in found["frame"]["measurements"] if row["name"] == "next frame"]
     assert all(ratio > 1 / 6 for ratio in ratios) == ("none takes a sixth" in page)
+    assert f"frame beside eight: {ratios[-1]:.2f}, not an eighth" in page  # the last is CLIP's
     assert f"Compiled, a frame takes {share:.2f} of the time of the clip that is not" in page
     for table in script.tables(found).split("\n\n"):
         assert table in page
