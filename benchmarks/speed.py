@@ -146,7 +146,7 @@ OVER_LENGTHS: Makers = {
 }
 COMPILED: Makers = in_form({**CLIP, **DESIGNS}, "compiled")
 TYPES: Makers = {**CLIP, **in_form({**CLIP, **DESIGNS}, "bfloat16"), **in_form({**CLIP, **DESIGNS}, "int8")}
-TYPES_OF_ONE: Makers = {**CLIP, **in_form(PAIR, "bfloat16"), **in_form(PAIR, "int8")}
+TYPES_IN_BATCHES: Makers = {**CLIP, **in_form(PAIR, "bfloat16"), **in_form(PAIR, "int8")}
 ONNX: Makers = {f"{name}, onnxruntime": on_onnxruntime(make) for name, make in PAIR.items()}
 # name -> models, P, whether they train, B, T, S
 CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
@@ -160,7 +160,7 @@ CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
     "compiled-b16": (COMPILED, 16, False, (1, 8, 224)),
     "compiled-b32-8": (COMPILED, 32, False, (8, 8, 224)),
     "types": (TYPES, 32, False, (1, 8, 224)),
-    "types-8": (TYPES_OF_ONE, 32, False, (8, 8, 224)),
+    "types-8": (TYPES_IN_BATCHES, 32, False, (8, 8, 224)),
     "onnxruntime": (ONNX, 32, False, (1, 8, 224)),
     "checkpointing": ({"ILA": ila(), "ILA, checkpointing": checkpointed(ila())}, 32, True, (4, 8, 224)),
 }

@@ -164,6 +164,8 @@ def test_the_page_says_what_was_aimed_at_and_what_is():
     assert f"CLIP takes {over_frames[1]} and {over_patches[1]} times as long" in text
     assert f'(`temporal_module="joint"`), {over_frames[2]} and {over_patches[2]} times' in text
     profile = found["profile"]["ILA"]
+    assert "a quarter of the alignment's time is its largest matrix product" in text
+    assert 0.2 < profile["addmm"] / profile["all of the alignment"] < 0.3
     assert f"takes {profile['cat']:.1f} of the {profile['all of the alignment']:.1f} ms" in text
 
 

@@ -74,7 +74,7 @@ class ILACache:
             )
 
     def begin(self) -> "ILACache":
-        """Of the models: what a call changes in the place of this cache, until [`finish`]; if it fails, never."""
+        """Of models with more behind the trunk: what a call changes in the place of this cache, until [`finish`]."""
         begun = type(self)(self.num_frames)
         begun.lengths, begun.states = self.lengths, dict(self.states)  # tensors are replaced, not changed
         return begun
@@ -101,7 +101,10 @@ class ILACache:
         return torch.where(is_new, first, stored)
 
     def advance(self, batch: int, num_frames: int, states: dict[str, torch.Tensor]) -> None:
-        """Of the models: the trunk has seen so many frames of every stream; `states` are of the last of them."""
+        """Of the models: the trunk has seen so many frames of every stream; `states` are of the last of them.
+
+        Nothing of the cache changes before: layers that fail leave it as it was.
+        """
         lengths = self.lengths if self.lengths.shape[0] > 0 else self.lengths.new_zeros(batch)
         self.lengths = lengths + num_frames
         self.states = {**self.states, **states}

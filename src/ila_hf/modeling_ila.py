@@ -450,9 +450,8 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
         # Normed as frames: a view of them, as after every layer, so that code compiled for one layer serves the first
         hidden_states = self.pre_layrnorm(hidden_states).unflatten(0, pixel_values.shape[:2])  # (B, T, L, D)
         with_loss = self.training or output_alignments or output_alignment_loss
-        begun = None if cache is None else cache.begin()
         hidden_states, temporal, features = self.encoder(
-            hidden_states, grid, with_loss, begun, num_feature_layers, **kwargs
+            hidden_states, grid, with_loss, cache, num_feature_layers, **kwargs
         )
         output = ILAVisionModelOutput(
             last_hidden_state=hidden_states, pooler_output=self.post_layernorm(hidden_states[:, :, 0]), cache=cache
@@ -467,8 +466,6 @@ class ILAVisionModel(ILAPreTrainedModel, CLIPVisionModel):
                 output[name] = tuple(each[name] for each in temporal if name in each)
         if features:
             output.layer_features = tuple(features)
-        if cache is not None:
-            cache.finish(begun)
         return output
 
     def patches_of(self, hidden_states: torch.Tensor) -> torch.Tensor:

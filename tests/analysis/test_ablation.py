@@ -111,7 +111,7 @@ def test_distances_are_measured_of_table_5(trained, base, tmp_path, monkeypatch,
         ([*base, "--config_name", str(one_frame)], "Distances between frames need clips of two or more"),
         (base, "The earth mover's distance needs scipy"),
     ):
-        monkeypatch.setattr(ablation, "is_scipy_available", lambda words=words: words is not base)
+        monkeypatch.setattr("ila_hf.analysis.movement.is_scipy_available", lambda words=words: words is not base)
         with pytest.raises(SystemExit):
             main(["ablate", "5", "--output_dir", str(tmp_path / "none"), *words])
         assert message in capsys.readouterr().err

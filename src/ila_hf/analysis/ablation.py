@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers.utils import is_scipy_available
 
 from ..configuration_ila import ILAConfig
 from ..data.run_folders import check_bound, in_use
@@ -36,7 +35,7 @@ from ..training import ILATrainingArguments
 from ..training.arguments import DataArguments, ModelArguments, given_arguments, parse_arguments
 from ..training.finetuning import chosen_head, is_trained, load_config
 from .frame_order import numbers_of_pairs, score_videos
-from .movement import video_distances
+from .movement import require_scipy, video_distances
 from .paper_tables import TABLES, PaperRow
 
 
@@ -53,8 +52,8 @@ def rows_to_train(table: str) -> list[PaperRow]:
     """The rows of a table as models of one size, that of the user.
 
     Of Tables 1 to 3 each system is a row, whatever its sizes and lengths in the paper, whose figures are left out, and
-    ILA: what their layers learn of other frames, and EVL's decoder. ActionCLIP has neither, and its row is called what
-    is left. Table 5 has the models of Table 4 whose distances are published.
+    ILA: what their layers learn of other frames, and EVL's decoder. Of ActionCLIP, which has neither, CLIP is left.
+    Table 5 has the models of Table 4 whose distances are published.
     """
     if table == "5":
         return [row for row in TABLES["4"] if row.earth_movers is not None]
@@ -62,7 +61,7 @@ def rows_to_train(table: str) -> list[PaperRow]:
         return TABLES[table]
     rows: dict[str, PaperRow] = {}
     for row in TABLES[table]:
-        name = {"ActionCLIP": "CLIP"}.get(row.name.split(", ")[0], row.name.split(", ")[0])
+        name = row.name.split(", ")[0].removeprefix("Action")
         fields = {key: value for key, value in (row.fields or {}).items() if key != "num_frames"}
         rows.setdefault(name, PaperRow(name, vision=row.vision, fields=fields))
     return [*rows.values(), PaperRow("ILA")]
@@ -237,8 +236,8 @@ class Ablation:
         if data.validation_dir is None and (self.order or self.distances):
             measured = "Scores of the order of" if self.order else "Distances between"
             raise ValueError(f"{measured} frames need --validation_dir.")
-        if self.distances and not is_scipy_available():
-            raise ImportError("The earth mover's distance needs scipy: pip install 'ila-hf[laboratory]'.")
+        if self.distances:
+            require_scipy()
         if self.in_pairs:
             numbers_of_pairs(load_videos(data.validation_dir))
 

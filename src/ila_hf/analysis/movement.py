@@ -28,6 +28,12 @@ class FrameDistances(NamedTuple):
     in_place: float
 
 
+def require_scipy() -> None:
+    """Refuse to go on without it."""
+    if not is_scipy_available():
+        raise ImportError("The earth mover's distance needs scipy: pip install 'ila-hf[laboratory]'.")
+
+
 def frame_distances(patches: torch.Tensor) -> FrameDistances:
     """The earth mover's distance between neighbouring frames, beside the distance at the same place.
 
@@ -46,8 +52,7 @@ def frame_distances(patches: torch.Tensor) -> FrameDistances:
         ImportError: Without scipy.
         ValueError: For another rank, and for fewer than two frames.
     """
-    if not is_scipy_available():
-        raise ImportError("The earth mover's distance needs scipy: pip install 'ila-hf[laboratory]'.")
+    require_scipy()
     if patches.ndim != 4 or patches.shape[1] < 2:
         raise ValueError(f"`patches` must be (B, T, N, D) of at least two frames, got {tuple(patches.shape)}.")
     unit = nn.functional.normalize(patches.detach().cpu().double(), dim=-1)
