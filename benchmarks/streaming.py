@@ -130,7 +130,7 @@ def time_windows(rounds: int) -> dict[str, Any]:
                 "video-classification", model=model, video_processor=ILAVideoProcessor.from_config(model.config)
             )
             steps[name] = lambda classify=classify: classify(
-                film, window_seconds=1.0, stride_seconds=0.125, batch_size=8
+                film, window_seconds=1.0, stride_seconds=0.125, batch_size=16
             )
         found = measure("89 windows", steps, rounds)
     return {"measurements": [asdict(each) for each in found]}

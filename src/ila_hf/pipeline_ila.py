@@ -31,7 +31,7 @@ from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
 from .video_processing_ila import logits_of_views
 from .video_reading import is_video_source
-from .video_sources import VideoReadError
+from .video_sources import VideoReadError, source_name
 from .video_windows import VideoWindow, can_share, check_seconds, sliding_windows
 
 
@@ -39,6 +39,9 @@ logger = logging.get_logger(__name__)
 
 
 _Params = dict[str, Any]
+
+# What is the fault of one video: others may be read. Memory is short where its frames are large, or very many
+_UNREADABLE = (VideoReadError, MemoryError, RuntimeError)
 
 VIDEO_CLASSIFICATION = "video-classification"
 ZERO_SHOT_VIDEO_CLASSIFICATION = "zero-shot-video-classification"
@@ -182,8 +185,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         """As [`preprocess`]; of what cannot be read, the error."""
         try:
             return self.preprocess(video, **params)
-        except VideoReadError as error:
-            return {"error": str(error)}
+        except _UNREADABLE as error:
+            return {"error": _cause(video, error)}
 
     def _run_past_errors(
         self, loader: Iterable[list[dict[str, Any]]], forward_params: _Params, postprocess_params: _Params, tell: bool
@@ -236,10 +239,10 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             try:
                 for part in sliding_windows(video, sample, window, stride, shared_frames=shared_frames):
                     yield number, part
-            except VideoReadError as error:
+            except _UNREADABLE as error:
                 if failed is None:
                     raise
-                failed[number] = str(error)
+                failed[number] = _cause(video, error)
 
     def _follow(
         self,
@@ -615,6 +618,13 @@ class _Stream(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
+
+
+def _cause(video: Any, error: BaseException) -> str:
+    """What is told of a video that cannot be read."""
+    if isinstance(error, VideoReadError):
+        return str(error)
+    return f"Cannot read the video {source_name(video)!r}: {type(error).__name__}: {error}"
 
 
 def _undecoded(inputs: Any) -> Any:

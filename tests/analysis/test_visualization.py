@@ -147,9 +147,10 @@ def test_command(folder, tmp_path, video_file, kind, capsys):
         assert rest == []
         return
     main([*arguments, "--output", str(output), "--class", "moving left", "--layer", "0", "-2"])
-    maps = draw_clip(model, processor_of(model), video_file, kind, [0, 1], class_id=1).maps[1]
-    check = deletion_check(model, expected.pixel_values, maps, class_id=1)
-    assert capsys.readouterr().out.splitlines()[1:] == [describe_check(check, 1, 16, model.config.id2label)]
+    maps = draw_clip(model, processor_of(model), video_file, kind, [0, 1], class_id=1).maps
+    checks = [deletion_check(model, expected.pixel_values, maps[layer], class_id=1) for layer in (0, 1)]
+    lines = [describe_check(check, layer, 16, model.config.id2label) for layer, check in enumerate(checks)]
+    assert capsys.readouterr().out.splitlines()[1:] == lines
 
 
 def test_command_writes_animations(folder, tmp_path, video_file):

@@ -1,5 +1,6 @@
 """Processes that work on files: they end with whoever has asked, however that ends."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import threading
 import time
 
 import psutil
+import pytest
 
-from ila_hf.data.worker_processes import map_in_processes, start_fork_server
+from ila_hf.data import worker_processes
+from ila_hf.data.worker_processes import WorkerError, map_in_processes, start_fork_server
 
 
 SCRIPT = """
@@ -54,3 +57,29 @@ def test_a_fork_server_that_has_begun(tmp_path):
     """What it has imported changes nothing."""
     start_fork_server("ila_hf.inference.clip_of_file")
     assert sorted(map_in_processes(len, ["a", "bcd"], 2)) == [(0, 1), (1, 3)]
+
+
+@pytest.mark.parametrize("failures", [3, 4])
+def test_one_that_is_replaced_may_fail_to_start(monkeypatch, failures):
+    """As where memory is short for a moment."""
+    made = []
+
+    class Worker(worker_processes._Worker):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+            if 2 <= len(made) <= 1 + failures:
+                self.process.kill()
+                self.process.join()
+                self.connection, other = multiprocessing.Pipe()
+                other.close()  # nothing was sent before it died
+
+    monkeypatch.setattr(worker_processes, "_Worker", Worker)
+    found = map_in_processes(os._exit, [1, 1], 1)
+    number, error = next(found)
+    assert (number, type(error)) == (0, WorkerError)
+    if failures == 3:
+        assert [number for number, _ in found] == [1]
+    else:
+        with pytest.raises(RuntimeError, match="replaced 4 times and did not start: is there enough memory"):
+            next(found)

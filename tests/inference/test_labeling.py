@@ -310,6 +310,12 @@ def test_names_that_are_no_text(labeler, videos, tmp_path, file_format):
     assert find_videos(f"{tmp_path}/in/*.mp4") == find_videos(str(tmp_path / "in"))
     with pytest.raises(ValueError, match=r"bad\\udcfe.mp4' is no UTF-8, as the columns of a data set are: rename it"):
         load_unlabelled(tmp_path / "in")
+    shutil.copy(videos / "a" / "0.mp4", os.fsencode(tmp_path / "in") + b"/bad\xfe.mp4")
+    files = find_videos(str(tmp_path / "in"))
+    label_videos(files, tmp_path / "out", labeler, file_format=file_format, retry_failed=True)
+    mended, good = rows_of(tmp_path / "out", file_format)
+    assert mended == {**good, "path": bad["path"]}
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/bad\xfe.mp4")).write_text("none")
     with pytest.raises(SystemExit):  # there is a bad file
         main(["check", "--data", str(tmp_path / "in"), "--output_file", str(tmp_path / "list.jsonl")])
     (line,) = (tmp_path / "list.jsonl").read_text().splitlines()
@@ -413,6 +419,50 @@ def test_two_processes(labeler, model, videos, tmp_path):
     )
     assert "9 videos, 2 of them could not be read" in done.stdout
     assert_same_rows(tmp_path / "two", tmp_path / "whole")
+
+
+FILLING = """
+import sys
+from accelerate import PartialState
+from ila_hf.inference import VideoLabeler, find_videos, label_videos
+
+if __name__ == "__main__":
+    model, videos, output_dir = sys.argv[1:]
+    files = find_videos(videos)
+    # The second process has looked before the folder was full
+    files = files if PartialState().is_main_process else files[:1]
+    label_videos(files, output_dir, VideoLabeler(model, top_k=3, batch_size=2), shard_size=3)
+"""
+
+
+@pytest.mark.slow
+def test_processes_agree_on_a_list_that_grows(labeler, model, videos, tmp_path):
+    label_videos(find_videos(str(videos)), tmp_path / "whole", labeler, shard_size=3)
+    (tmp_path / "script.py").write_text(FILLING)
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
+    words = [str(tmp_path / "script.py"), model, str(videos), str(tmp_path / "two")]
+    done = subprocess.run([*launch, *words], check=True, capture_output=True, text=True)
+    assert_same_rows(tmp_path / "two", tmp_path / "whole")
+    assert "9/9 " in done.stderr  # the bar is that of all processes
+    assert "errors=2" in done.stderr
+
+
+def test_what_others_have_done_is_told(tmp_path, labeler):
+    folder = ResultFolder(tmp_path, {"a": 1}, labeler.schema)
+    folder.plan(["u", "v", "x", "y"], 2)
+    first, second = folder.shards()
+    row = {"labels": ["a"], "scores": [0.5], "num_frames": 3}
+    folder.write(first, [{**row, "path": "u", "error": "bad"}, {**row, "path": "v", "error": None}])
+    others = labeling._ShardsOfOthers(
+        folder, {shard.file: folder.missing(shard, failed=True) for shard in (first, second)}
+    )
+    assert others.count == 3
+    assert others.news(0) == (0, 0)
+    folder.write(second, [{**row, "path": "x", "error": "bad"}, {**row, "path": "y", "error": None}])
+    assert others.news(60) == (0, 0)  # too early
+    assert others.news(0) == (2, 1)
+    folder.write(first, [{**row, "path": "u", "error": None}])
+    assert [others.news(0), others.news(0)] == [(1, 0), (0, 0)]
 
 
 def test_a_folder_reads_what_it_wrote(tmp_path, labeler):

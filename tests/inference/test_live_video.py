@@ -125,7 +125,7 @@ def test_a_closed_stream_stops_its_source():
         frames = live_frames(camera(), drop_late=drop_late)
         next(frames)
         frames.close()
-        assert ended.wait(10)
+        assert ended.is_set()  # a camera can be opened again at once
 
 
 def test_devices_and_addresses(numbered_video):

@@ -174,10 +174,15 @@ def test_the_command(model, processor, folders, film, tmp_path, capsys):
 def test_the_command_ends_and_refuses(folders, film, tmp_path, capsys):
     main(["stream", "--model", folders["next"], "--first_frame", "self", "--video", str(film), "--max_seconds", "0.5"])
     assert "5 frames, timeline:" in capsys.readouterr().out
+    causal = ["--model", folders["self"], "--video", str(film)]
     refused = {
         "--first_frame self": ["--model", folders["next"], "--video", str(film)],
         "written as .json, .csv, .vtt": ["--model", folders["self"], "--video", str(film), "--timeline", "a.txt"],
         "there is no such file": ["--model", folders["self"], "--video", str(tmp_path / "missing.mp4")],
+        # Before anything is seen, which would be lost
+        "`merge_seconds` must be 0 or more, got -1.0": [*causal, "--merge_seconds", "-1"],
+        "to write 'a.vtt' to": [*causal, "--timeline", str(tmp_path / "missing" / "a.vtt")],
+        "to write 'a.mp4' to": [*causal, "--output", str(tmp_path / "missing" / "a.mp4")],
     }
     for message, arguments in refused.items():
         with pytest.raises(SystemExit, match="2"):
@@ -196,6 +201,21 @@ def test_of_a_live_video_nothing_is_kept_that_nobody_asked_for(folders, film, tm
     main([*arguments, "--timeline", str(written)])
     assert "frames, timeline:" in capsys.readouterr().out
     assert written.exists()
+
+
+def test_a_recorded_playlist_misses_nothing(folders, film, monkeypatch):
+    """What looks live need not be."""
+    asked = []
+
+    def predictions(self, source, drop_late=None, input_format=None):
+        asked.append((self.chunk_size, drop_late))
+        yield from ()
+
+    monkeypatch.setattr(Stream, "__call__", predictions)
+    for words in ([], ["--no-live"], ["--live"]):
+        main(["stream", "--model", folders["self"], "--video", "http://localhost/a.m3u8", *words])
+    main(["stream", "--model", folders["self"], "--video", str(film), "--live"])
+    assert asked == [(1, True), (8, False), (1, True), (1, True)]
 
 
 def test_what_was_seen_is_written_before_an_error(folders, film, tmp_path, capsys, monkeypatch):

@@ -257,7 +257,6 @@ def run(arguments: argparse.Namespace) -> None:
     Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
     pictures.save(arguments.output)
     print(f"Wrote {arguments.output}: {', '.join(pictures.rows)}.")
-    if pictures.maps:
-        layer, maps = list(pictures.maps.items())[-1]
+    for layer, maps in pictures.maps.items():
         check = deletion_check(model, pictures.pixel_values, maps, class_id)
-        print(describe_check(check, layer, maps[0, 0].numel(), model.config.id2label))
+        print(describe_check(check, layer, maps[0, 0].numel(), model.config.id2label), flush=True)

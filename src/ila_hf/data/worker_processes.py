@@ -16,6 +16,8 @@ from typing import Any
 
 # Seconds that a worker gets to start, and beyond the limit of an item to notice it
 _START, _GRACE = 300.0, 60.0
+# How often one that has to be replaced may fail to start, one after the other
+_STARTS = 3
 # Seconds to wait for the end of one that is killed: what hangs in the system does not end
 _LAST = 10.0
 
@@ -45,7 +47,7 @@ def map_in_processes(
 
     Raises:
         ValueError: For fewer than one process.
-        RuntimeError: If processes do not start.
+        RuntimeError: If processes do not start: the first, or four in the place of one that is gone.
     """
     if num_workers < 1:
         raise ValueError(f"`num_workers` must be at least 1, got {num_workers}.")
@@ -61,6 +63,7 @@ def _map(
 ) -> Iterator[tuple[int, Any]]:
     todo = deque(enumerate(items))
     workers = [_Worker(function, seconds) for _ in range(min(num_workers, len(todo)))]
+    has_begun, failed_starts = False, 0
     try:
         while workers and not ended.is_set():
             wait([worker.connection for worker in workers], timeout=1)
@@ -72,15 +75,23 @@ def _map(
                             continue
                         raise TimeoutError
                     found = worker.connection.recv()
+                    has_begun, failed_starts = True, 0
                     if worker.index is not None:
                         result = worker.index, found
                 except (EOFError, OSError, TimeoutError) as failure:
                     workers.remove(worker)
                     worker.stop()
                     if worker.index is None:
+                        failed_starts += 1
+                        if has_begun and failed_starts <= _STARTS:  # the first did: memory was short, or the like
+                            workers.append(_Worker(function, seconds))
+                            continue
                         raise RuntimeError(
                             "The worker processes do not start. They import the main script: what it does must stand "
                             'under `if __name__ == "__main__":`.'
+                            if not has_begun
+                            else f"A worker process was replaced {failed_starts} times and did not start: is there "
+                            "enough memory?"
                         ) from failure
                     is_late = isinstance(failure, TimeoutError)
                     result = worker.index, WorkerError("it takes too long" if is_late else "its decoder crashes")

@@ -10,6 +10,7 @@ import glob
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from datetime import timedelta
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor
@@ -220,38 +222,92 @@ def label_videos(
         OSError: If a shard cannot be written. Those that are complete stay.
     """
     state = PartialState(timeout=PATIENCE)
-    videos = absolute_paths(videos)
+    # A folder may fill while the processes begin: the list is that of one of them
+    (videos,) = broadcast_object_list([absolute_paths(videos)])
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
     with in_use(folder.folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
             folder.plan(videos, shard_size)
         state.wait_for_everyone()
         _complete(folder, videos, labeler, retry_failed, state)
-        state.wait_for_everyone()
     return folder
 
 
 def _complete(
     folder: ResultFolder, videos: Sequence[str], labeler: VideoLabeler, retry_failed: bool, state: PartialState
 ) -> None:
-    """The shards of this process."""
-    # By their place in the plan: a process that looks later finds other shards complete
-    own = folder.shards()[state.process_index :: state.num_processes]
+    """The shards of this process; and wait for the others."""
+    shards = folder.shards()
     asked = set(videos)  # shards of an earlier list alone are left
-    missing = {shard.file: folder.missing(shard, retry_failed) for shard in own if not asked.isdisjoint(shard.paths)}
+
+    def to_do(index: int) -> dict[Path, list[str]]:
+        # By their place in the plan: a process that looks later finds other shards complete
+        of_process = shards[index :: state.num_processes]
+        return {
+            shard.file: folder.missing(shard, retry_failed)
+            for shard in of_process
+            if not asked.isdisjoint(shard.paths)
+        }
+
+    own, missing = shards[state.process_index :: state.num_processes], to_do(state.process_index)
+    elsewhere = [to_do(index) for index in range(1, state.num_processes)] if state.is_main_process else []
+    others = _ShardsOfOthers(folder, {file: paths for shards in elsewhere for file, paths in shards.items()})
     groups = [(shard, part) for shard in own for part in _parts(missing.get(shard.file, []), labeler.batch_size)]
     failed, found = 0, {file: dict[int, list[Row]]() for file in missing}
-    count = sum(map(len, missing.values()))
+    count = sum(map(len, missing.values())) + others.count
     with ExitStack() as stack:
-        progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_local_main_process))
+        progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_main_process))
+
+        def tell(done: int, errors: int) -> None:
+            nonlocal failed
+            failed += errors
+            progress.set_postfix(errors=failed, refresh=False)
+            progress.update(done)
+
         for number, rows in stack.enter_context(closing(labeler.rows([part for _, part in groups]))):
             shard, parts = groups[number][0], found[groups[number][0].file]
             parts[number] = rows
-            failed += sum(row["error"] is not None for row in rows)
-            progress.set_postfix(errors=failed, refresh=False)
-            progress.update(len(rows))
+            tell(len(rows), sum(row["error"] is not None for row in rows))
+            tell(*others.news())
             if sum(map(len, parts.values())) == len(missing[shard.file]):
                 folder.write(shard, [row for _, part in sorted(found.pop(shard.file).items()) for row in part])
+        state.wait_for_everyone()
+        tell(*others.news(every_seconds=0))
+
+
+class _ShardsOfOthers:
+    """How far the other processes are, by the files that they have written since.
+
+    Args:
+        folder: Of all.
+        missing: The videos that they have to do, by the file of their shard.
+    """
+
+    def __init__(self, folder: ResultFolder, missing: dict[Path, list[str]]):
+        self.folder = folder
+        self.missing = {file: set(map(as_text, paths)) for file, paths in missing.items() if paths}
+        self.count = sum(map(len, self.missing.values()))
+        self._before = {file: self._written(file) for file in self.missing}
+        self._looked = time.monotonic()
+
+    @staticmethod
+    def _written(file: Path) -> int | None:
+        return file.stat().st_mtime_ns if file.exists() else None
+
+    def news(self, every_seconds: float = 10.0) -> tuple[int, int]:
+        """Videos that are done since the last time, and errors among them; none before these seconds have passed."""
+        if time.monotonic() - self._looked < every_seconds:
+            return 0, 0
+        self._looked = time.monotonic()
+        rows = [
+            row
+            for file in list(self.missing)
+            if self._written(file) != self._before[file]
+            for names in [self.missing.pop(file)]
+            for row in self.folder.read(file, ["path", "error"])
+            if row["path"] in names
+        ]
+        return len(rows), sum(row["error"] is not None for row in rows)
 
 
 def absolute_paths(videos: Sequence[str]) -> list[str]:

@@ -21,6 +21,8 @@ from ..video_sources import Deadline, VideoLimits, VideoReadError, is_url, open_
 
 # Seconds until a camera or an address must have opened, and until its next frame must have come
 TIMEOUT = 20.0
+# Seconds to wait for the frame that is being read when nobody wants it any more
+_LAST = 2.0
 # Addresses that are read to the end of a file, as fast as it comes; all others are live
 _FILE_SCHEMES = ("http", "https", "hf", "file")
 _PLAYLISTS = (".m3u8", ".mpd")
@@ -226,7 +228,8 @@ def _newest(frames: Generator[LiveFrame, None, None]) -> Generator[LiveFrame, No
                 condition.notify()
 
     # A camera that hangs must not keep the program from ending
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         while True:
             with condition:
@@ -240,3 +243,4 @@ def _newest(frames: Generator[LiveFrame, None, None]) -> Generator[LiveFrame, No
                 return
     finally:
         stopped.set()
+        reader.join(_LAST)  # so that the device is free again

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.run_folders import check_bound
+from ..data.video_lists import as_text
 from ..data.whole_files import remove_parts, replace_file, replace_text
 
 
@@ -90,7 +91,8 @@ class ResultFolder:
             return shard.paths
         if not failed:
             return []
-        return [row["path"] for row in self._read(shard.file, ["path", "error"]) if row["error"] is not None]
+        wrong = {row["path"] for row in self.read(shard.file, ["path", "error"]) if row["error"] is not None}
+        return [path for path in shard.paths if as_text(path) in wrong]  # under the name that opens it
 
     def write(self, shard: Shard, rows: Sequence[Row]) -> None:
         """Complete a shard with the rows that were missing.
@@ -100,7 +102,7 @@ class ResultFolder:
         """
         if shard.file.exists():
             new = {row["path"]: row for row in rows}
-            rows = [new.get(row["path"], row) for row in self._read(shard.file)]
+            rows = [new.get(row["path"], row) for row in self.read(shard.file)]
         if self.file_format == "jsonl":
             replace_text(shard.file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         else:
@@ -111,9 +113,10 @@ class ResultFolder:
         """Those of all complete shards, in the order of the plan; with some of their columns only, or all."""
         for shard in self.shards():
             if shard.file.exists():
-                yield from self._read(shard.file, columns)
+                yield from self.read(shard.file, columns)
 
-    def _read(self, file: Path, columns: Sequence[str] | None = None) -> list[Row]:
+    def read(self, file: Path, columns: Sequence[str] | None = None) -> list[Row]:
+        """The rows of a complete shard; with some of their columns only, or all."""
         if self.file_format == "parquet":
             return cast("list[Row]", pq.read_table(file, columns=columns).to_pylist())
         rows = (json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line)

@@ -26,6 +26,13 @@ from .timeline import SUFFIXES, Timeline, check_suffix
 Prediction = dict[str, Any]
 
 MILLISECOND = Fraction(1, 1000)
+# Arguments of the rule that makes a timeline
+_RULE = {
+    "threshold": "score from which on a class holds",
+    "smoothing_seconds": "time over which scores are averaged",
+    "min_seconds": "length of the shortest entry",
+    "merge_seconds": "longest gap that is closed",
+}
 
 
 class Stream:
@@ -222,7 +229,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or Hub id of an ILA classification model")
     parser.add_argument("--video", required=True, help="file, address, or camera such as /dev/video0")
     parser.add_argument("--input_format", help="of a camera, as FFmpeg calls it: v4l2, avfoundation, dshow")
-    parser.add_argument("--live", action="store_true", help="frames of the address come by themselves, as a camera's")
+    parser.add_argument(
+        "--live",
+        action=argparse.BooleanOptionalAction,
+        help="whether frames of the address come by themselves, as a camera's (default: what it looks like)",
+    )
     parser.add_argument("--frames_per_second", type=float, help="how many frames the model sees (default: all)")
     parser.add_argument(
         "--num_frames", type=int, help="T, frames that a prediction looks back on (default: the model's)"
@@ -235,12 +246,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", type=Path, help="video to write, with the best class on every frame")
     parser.add_argument("--timeline", type=Path, help=f"file to write what happens when to: {', '.join(SUFFIXES)}")
-    for name, text in {
-        "threshold": "score from which on a class holds",
-        "smoothing_seconds": "time over which scores are averaged",
-        "min_seconds": "length of the shortest entry",
-        "merge_seconds": "longest gap that is closed",
-    }.items():
+    for name, text in _RULE.items():
         default = 0.5 if name == "threshold" else 0.0
         parser.add_argument(f"--{name}", type=float, default=default, help=f"of the timeline: {text} (%(default)s)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
@@ -253,15 +259,17 @@ def run(arguments: argparse.Namespace) -> None:
     written.
 
     Raises:
-        ValueError: For a model that is not causal, and a timeline that is no .json, .csv or .vtt.
+        ValueError: For a model that is not causal, a timeline that is no .json, .csv or .vtt, and numbers below 0.
+        FileNotFoundError: If there is no folder for what is to be written.
         VideoReadError: If the video cannot be read. What was seen of it is written first.
     """
-    if arguments.timeline is not None:
-        check_suffix(arguments.timeline)
+    _check_what_is_written(arguments)
     model = AutoModelForVideoClassification.from_pretrained(arguments.model).to(arguments.device)
     if arguments.first_frame is not None:
         model.set_first_frame(arguments.first_frame)
-    live = arguments.live or arguments.input_format is not None or is_live(arguments.video)
+    live = arguments.live
+    if live is None:
+        live = arguments.input_format is not None or is_live(arguments.video)
     stream = Stream(
         model.fuse() if has_plain_weights(model) else model,
         AutoVideoProcessor.from_pretrained(arguments.model),
@@ -294,6 +302,21 @@ def run(arguments: argparse.Namespace) -> None:
         _report(seen, dropped, video, arguments)
 
 
+def _rule(arguments: argparse.Namespace) -> dict[str, float]:
+    """What turns scores into a timeline."""
+    return {name: getattr(arguments, name) for name in _RULE}
+
+
+def _check_what_is_written(arguments: argparse.Namespace) -> None:
+    """Raise, before hours of a camera are seen, what would be raised behind them."""
+    Timeline.from_predictions([], **_rule(arguments))
+    if arguments.timeline is not None:
+        check_suffix(arguments.timeline)
+    for file in (arguments.timeline, arguments.output):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise FileNotFoundError(f"There is no folder {str(file.parent)!r} to write {file.name!r} to.")
+
+
 def _report(seen: list[Prediction], dropped: int, video: AnnotatedVideo | None, arguments: argparse.Namespace) -> None:
     if dropped:
         print(f"{dropped} frames were dropped: the model is slower than they come.")
@@ -301,8 +324,7 @@ def _report(seen: list[Prediction], dropped: int, video: AnnotatedVideo | None, 
     if video is not None and video.stream is not None:
         written.append(arguments.output)
     if seen:
-        names = ("threshold", "smoothing_seconds", "min_seconds", "merge_seconds")
-        timeline = Timeline.from_predictions(seen, **{name: getattr(arguments, name) for name in names})
+        timeline = Timeline.from_predictions(seen, **_rule(arguments))
         print(f"{len(seen)} frames, timeline:")
         for entry in timeline:
             print(f"{entry.start:9.2f} - {entry.end:.2f} s  {entry.label} ({entry.score:.2f})")
