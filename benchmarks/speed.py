@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
@@ -124,6 +125,7 @@ def on_onnxruntime(make: Callable[..., Any]) -> Callable[..., Any]:
 
 
 Makers = dict[str, Callable[..., Any]]
+Columns = dict[str, dict[str, float]]  # milliseconds, by model and operator
 OTHERS: Makers = {"X-CLIP": x_clip, "TimeSformer": timesformer, "VideoMAE": videomae, "ViViT": vivit}
 DESIGNS: Makers = {
     "ILA": ila(),
@@ -144,17 +146,19 @@ OVER_LENGTHS: Makers = {
     **{name: ALL[name] for name in ("CLIP", "TimeSformer", "VideoMAE", "ILA", "ILA, fused")},
     "joint attention": ila(temporal_module="joint"),
 }
+OVER_FRAMES: Makers = {**ALL, "joint attention": OVER_LENGTHS["joint attention"]}
 COMPILED: Makers = in_form({**CLIP, **DESIGNS}, "compiled")
 TYPES: Makers = {**CLIP, **in_form({**CLIP, **DESIGNS}, "bfloat16"), **in_form({**CLIP, **DESIGNS}, "int8")}
 TYPES_IN_BATCHES: Makers = {**CLIP, **in_form(PAIR, "bfloat16"), **in_form(PAIR, "int8")}
-ONNX: Makers = {f"{name}, onnxruntime": on_onnxruntime(make) for name, make in PAIR.items()}
+ONNX: Makers = {**{f"{name}, onnxruntime": on_onnxruntime(make) for name, make in {**CLIP, **DESIGNS}.items()}, **PAIR}
+FRAMES = ("8-frames", "16-frames", "32-frames")
 # name -> models, P, whether they train, B, T, S
 CASES: dict[str, tuple[Makers, int, bool, tuple[int, int, int]]] = {
     "b32-1": (ALL, 32, False, (1, 8, 224)),
     "b32-8": (ALL, 32, False, (8, 8, 224)),
     "b16-1": (ALL, 16, False, (1, 8, 224)),
     "training": ({**CLIP, **OTHERS, **DESIGNS}, 32, True, (2, 8, 224)),
-    **{f"{frames}-frames": (OVER_LENGTHS, 32, False, (1, frames, 224)) for frames in (8, 16, 32)},
+    **{case: (OVER_FRAMES, 32, False, (1, int(case.split("-")[0]), 224)) for case in FRAMES},
     **{f"{(size // 32) ** 2}-patches": (OVER_LENGTHS, 32, False, (1, 8, size)) for size in (160, 224, 320, 448)},
     "compiled-b32": (COMPILED, 32, False, (1, 8, 224)),
     "compiled-b16": (COMPILED, 16, False, (1, 8, 224)),
@@ -173,13 +177,20 @@ BOUNDS: dict[str, dict[str, float]] = {
     "ILA, released": {"B/32": 1.25, "B/16": 1.25},
 }
 CASES_OF_BOUNDS = {"B/32": ("b32-1", "compiled-b32"), "B/16": ("b16-1", "compiled-b16"), "training": ("training", "")}
-WITH_MEMORY = (*IN_THE_TABLE, "checkpointing")
+LENGTHS = tuple(case for case in CASES if case.endswith(("-frames", "-patches")))
+# What all lengths are compared with: CLIP on a clip of eight frames of 49 patches
+SHORT = "CLIP, 8 × 49"
+WITH_MEMORY = (*IN_THE_TABLE, "checkpointing", *(case for case in LENGTHS if case.endswith("-frames")))
 
 
 def run_case(case: str, rounds: int, seconds: float, device: str) -> list[Measurement]:
     """Build the models of a case, time them, and measure their memory."""
+    torch._dynamo.reset()  # shapes that were seen before would make those of this case dynamic
     makers, patch, training, shape = CASES[case]
     steps = {}
+    if case in LENGTHS:
+        torch.manual_seed(0)
+        steps[SHORT] = make_step(clip(8, patch_size=32, image_size=224), (1, 8, 224), device)
     for name, make in makers.items():
         torch.manual_seed(0)
         model = make(shape[1], patch_size=patch, image_size=shape[2])
@@ -205,78 +216,113 @@ def time_compilation(device: str) -> dict[str, float]:
     return found
 
 
-def operator_times(
-    make: Callable[..., Any], patch: int, device: str, rounds: int, batch: int = 1, training: bool = False
-) -> tuple[Counter[str], Counter[str]]:
-    """Milliseconds of a step, by operator, in the whole trunk and in what aligns the frames (T = 8).
+class Probe:
+    """A step whose operators are timed, one run at a time.
 
-    On a GPU it is the time of the kernels, without that between them.
+    On a GPU the time is that of the kernels, without that between them.
     """
-    step = make_step(make(8, patch_size=patch, image_size=224), (batch, 8, 224), device, training)
-    for layer in step.model.encoder.layers:
-        if getattr(layer, "temporal", None) is not None:
-            layer.temporal.forward = record_function("alignment")(layer.temporal.forward)
-    is_cuda = step.clips.is_cuda
-    step()
-    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]) as profiler:
-        for _ in range(rounds):
-            step()
-    # Kernels are events, too; their time is already that of the operators which start them
-    events = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
 
-    def times(pending: list[Any], with_children: bool) -> Counter[str]:
-        found: Counter[str] = Counter()
-        while pending:
-            event = pending.pop()
-            time = event.self_device_time_total if is_cuda else event.self_cpu_time_total
-            is_node = event.name.startswith("autograd::") or event.name.endswith("Backward0")
-            found["autograd" if is_node else event.name.removeprefix("aten::")] += time / 1000 / rounds
-            pending += event.cpu_children if with_children else []
-        return found
+    def __init__(self, make: Callable[..., Any], patch: int, device: str, batch: int = 1, training: bool = False):
+        self.step = make_step(make(8, patch_size=patch, image_size=224), (batch, 8, 224), device, training)
+        for layer in self.step.model.encoder.layers:
+            if getattr(layer, "temporal", None) is not None:
+                layer.temporal.forward = record_function("alignment")(layer.temporal.forward)
+        self.step()
 
-    return times(list(events), False), times([event for event in events if event.name == "alignment"], True)
+    def __call__(self) -> tuple[Counter[str], Counter[str]]:
+        """Milliseconds by operator, in the whole trunk and in what aligns the frames."""
+        is_cuda = self.step.clips.is_cuda
+        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]) as profiler:
+            self.step()
+        # Kernels are events, too; their time is already that of the operators which start them
+        events = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
+
+        def times(pending: list[Any], with_children: bool) -> Counter[str]:
+            found: Counter[str] = Counter()
+            while pending:
+                event = pending.pop()
+                time = event.self_device_time_total if is_cuda else event.self_cpu_time_total
+                is_node = event.name.startswith("autograd::") or event.name.endswith("Backward0")
+                found["autograd" if is_node else event.name.removeprefix("aten::")] += time / 1000
+                pending += event.cpu_children if with_children else []
+            return found
+
+        return times(list(events), False), times([event for event in events if event.name == "alignment"], True)
 
 
-def largest(totals: dict[str, float], times: Counter[str]) -> dict[str, float]:
-    """Totals, and the ten operators that take most."""
-    return {name: round(time, 2) for name, time in (totals | dict(times.most_common(10))).items()}
+def profiled(probes: dict[str, Probe], rounds: int) -> dict[str, tuple[Counter[str], Counter[str]]]:
+    """Milliseconds by operator of each, as if the machine were always as fast as in the median run of the first.
+
+    As in [`measure`], each is between two runs of the first, whose total says how fast the machine is.
+    """
+    reference, *others = probes
+    taken: dict[str, list[tuple[float, tuple[Counter[str], Counter[str]]]]] = {name: [] for name in probes}
+
+    def run(name: str) -> tuple[Counter[str], Counter[str]]:
+        return probes[name]()
+
+    before = run(reference)
+    for _ in range(rounds):
+        for name in others:
+            own, after = run(name), run(reference)
+            taken[name].append(((before[0].total() + after[0].total()) / 2, own))
+            taken[reference].append((after[0].total(), after))
+            before = after
+    typical = median(speed for speed, _ in taken[reference])
+
+    def at_one_speed(name: str, part: int) -> Counter[str]:
+        names = {operator for _, times in taken[name] for operator in times[part]}
+        return Counter(
+            {each: typical * median(times[part][each] / speed for speed, times in taken[name]) for each in names}
+        )
+
+    return {name: (at_one_speed(name, 0), at_one_speed(name, 1)) for name in probes}
 
 
-def profile_alignment(device: str, rounds: int = 10) -> dict[str, dict[str, float]]:
+def columns(total: str, found: dict[str, Counter[str]], first: dict[str, dict[str, float]] | None = None) -> Columns:
+    """Of all models the same operators, those that are among the ten longest of any, and the sum of the others."""
+    shown = dict.fromkeys(name for times in found.values() for name, _ in times.most_common(10))
+    rows: Columns = {}
+    for model, times in found.items():
+        parts = {name: times[name] for name in shown}
+        sums = {**(first or {}).get(model, {}), total: times.total()}
+        rest = {"all other operators": times.total() - sum(parts.values())}
+        rows[model] = {name: round(time, 2) for name, time in (sums | parts | rest).items()}
+    return rows
+
+
+def profile_alignment(device: str, rounds: int = 10) -> Columns:
     """Milliseconds of a clip, by operator, in what aligns the frames (B/32, T = 8), and of the whole trunk."""
-    found = {}
-    for name, make in {"ILA": ila(), "ILA, fused": formed(ila(), "fused")}.items():
-        trunk, aligning = operator_times(make, 32, device, rounds)
-        totals = {"the whole trunk": sum(trunk.values()), "all of the alignment": sum(aligning.values())}
-        found[name] = largest(totals, aligning)
-    return found
+    makers = {**CLIP, "ILA": ila(), "ILA, fused": formed(ila(), "fused")}
+    found = profiled({name: Probe(make, 32, device) for name, make in makers.items()}, rounds)
+    del found["CLIP"]  # it aligns nothing
+    trunks = {name: {"the whole trunk": trunk.total()} for name, (trunk, _) in found.items()}
+    return columns("all of the alignment", {name: aligning for name, (_, aligning) in found.items()}, trunks)
 
 
-def profile_trunks(device: str, rounds: int = 10) -> dict[str, dict[str, float]]:
+def profile_trunks(device: str, rounds: int = 5) -> Columns:
     """Milliseconds of a clip, by operator, in the whole trunk: CLIP and all designs, of B/32 and B/16 (T = 8)."""
-    found = {}
+    found: dict[str, Counter[str]] = {}
     for patch in (32, 16):
-        for name, make in {**CLIP, **DESIGNS, "ILA, fused": formed(ila(), "fused")}.items():
-            trunk, _ = operator_times(make, patch, device, rounds)
-            found[f"{name}, B/{patch}"] = largest({"the whole trunk": sum(trunk.values())}, trunk)
-    return found
+        makers = {**CLIP, **DESIGNS, **in_form(DESIGNS, "fused")}
+        probes = {f"{name}, B/{patch}": Probe(make, patch, device) for name, make in makers.items()}
+        found |= {name: trunk for name, (trunk, _) in profiled(probes, rounds).items()}
+    return columns("the whole trunk", found)
 
 
-def profile_training(device: str, rounds: int = 5) -> dict[str, dict[str, float]]:
+def profile_training(device: str, rounds: int = 5) -> Columns:
     """Milliseconds of a training step of B/32 on two clips, by operator: CLIP and all designs (T = 8)."""
-    found = {}
-    for name, make in {**CLIP, **DESIGNS}.items():
-        trunk, _ = operator_times(make, 32, device, rounds, batch=2, training=True)
-        found[f"{name}, training"] = largest({"the whole trunk": sum(trunk.values())}, trunk)
-    return found
+    makers = {**CLIP, **DESIGNS}
+    probes = {f"{name}, training": Probe(make, 32, device, batch=2, training=True) for name, make in makers.items()}
+    return columns("the whole trunk", {name: trunk for name, (trunk, _) in profiled(probes, rounds).items()})
 
 
-def profile_table(found: dict[str, dict[str, float]]) -> str:
+def profile_table(found: Columns) -> str:
     """Rows are operators, columns models."""
-    operators = list(dict.fromkeys(operator for column in found.values() for operator in column))
+    operators = list(next(iter(found.values()), {}))
     lines = ["| milliseconds of a step | " + " | ".join(found) + " |", "|---|" + "---|" * len(found)]
     for operator in operators:
-        cells = (f"{column[operator]:.1f}" if operator in column else "" for column in found.values())
+        cells = (f"{column[operator]:.1f}" for column in found.values())
         lines.append(f"| {operator if ' ' in operator else f'`{operator}`'} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -297,8 +343,7 @@ def bounds_table(found: dict[str, Any]) -> str:
     """What we aimed at, and what is, in bold where it is reached."""
     lines = ["| | bound | as it is | fused | compiled |", "|---|---|---|---|---|"]
     for name, (bound, ratios) in ratios_beside_bounds(found).items():
-        cells = ("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
-        shown = (f"**{cell}**" if cell and float(cell) <= bound else cell for cell in cells)
+        shown = ("" if ratio is None else f"**{ratio:.2f}**" if ratio <= bound else f"{ratio:.2f}" for ratio in ratios)
         lines.append(f"| {name} | {bound} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
@@ -309,16 +354,17 @@ def measurements(found: dict[str, Any], cases: tuple[str, ...]) -> list[Measurem
 
 
 def typical_milliseconds(found: dict[str, Any], case: str, name: str) -> float:
-    """The median time of the reference times the ratio of a model: of all models as if at one time."""
-    rows = measurements(found, (case,))
-    ratio = next(each.ratio for each in rows if each.name == name)
-    return rows[0].milliseconds * ratio
+    """Of a length: the ratio of a model to the clip that all are compared with, times the median time of that."""
+    short = median(measurements(found, (each,))[0].milliseconds for each in LENGTHS if each in found["cases"])
+    return short * next(each.ratio for each in measurements(found, (case,)) if each.name == name)
 
 
 def tables(found: dict[str, Any]) -> str:
     """The tables of docs/speed.md."""
     parts = [markdown_table(measurements(found, IN_THE_TABLE))]
     parts += [markdown_table(measurements(found, (case,))) for case in SMALLER_TABLES if case in found["cases"]]
+    over_frames = measurements(found, FRAMES)
+    parts += [markdown_table(over_frames)] if over_frames else []
     parts += [bounds_table(found)]
     parts += [profile_table(found[name]) for name in ("profile", "operators", "training_operators") if name in found]
     return "\n\n".join(parts)

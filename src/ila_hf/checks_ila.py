@@ -54,8 +54,11 @@ def check_stream(trunk: Any) -> None:
             advice = (
                 'call `model.set_first_frame("self")`, or pass `--first_frame self`, which changes how a clip begins'
             )
+        sees = "is not causal"
+        if config.temporal_module == "ila" and config.reference_frame == "first":
+            sees = 'sees the first frame, which a cache does not keep (reference_frame="first"),'
         raise ValueError(
-            f"A cache needs a causal trunk. Layer {layer} is not causal (temporal_module={config.temporal_module!r}, "
+            f"A cache needs a causal trunk. Layer {layer} {sees} (temporal_module={config.temporal_module!r}, "
             f"architecture={config.architecture!r}, first_frame={config.first_frame!r}): {advice}."
         )
 

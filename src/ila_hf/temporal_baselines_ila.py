@@ -9,6 +9,7 @@ aim. Options are the fields of the module's `options_class`, given as `temporal_
 Notation as in modeling_ila.py.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -258,8 +259,11 @@ class ILAATAAttention(ILADividedAttention):
     @torch.no_grad()
     def match(self, patches: torch.Tensor) -> torch.Tensor:
         """Where each tube is in each frame: (B, T, N, D) -> (B, T, N)."""
-        unit = nn.functional.normalize(patches.float(), dim=-1)
-        similarity = (unit[:, :-1] @ unit[:, 1:].transpose(2, 3)).flatten(0, 1)  # (B·(T-1), N, N)
+        # In half precision many similarities are equal
+        full = torch.autocast(patches.device.type, enabled=False) if not patches.is_meta else nullcontext()
+        with full:
+            unit = nn.functional.normalize(patches.float(), dim=-1)
+            similarity = (unit[:, :-1] @ unit[:, 1:].transpose(2, 3)).flatten(0, 1)  # (B·(T-1), N, N)
         if similarity.is_meta:  # where FLOPs are counted, nothing is known
             return torch.zeros(patches.shape[:3], dtype=torch.long, device="meta")
         found = [torch.from_numpy(linear_sum_assignment(each, maximize=True)[1]) for each in similarity.cpu().numpy()]

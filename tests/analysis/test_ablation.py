@@ -37,6 +37,11 @@ def test_table():
     results["none"]["1"]["pair_accuracy"] = 0.5  # of one of two runs
     assert ablation_table(rows, results).splitlines()[2].startswith("| none | 55.0 ± 7.1 |  | 0.300")
     assert ablation_table([PaperRow("ours")], results).splitlines()[0].endswith("| in place | seeds |")
+    none, ours, _ = ablation.summary(rows, results)
+    assert none["mean"] == {"top1": pytest.approx(0.55), "earth_movers": pytest.approx(0.3)}
+    assert none["sd"] == {"top1": pytest.approx(0.0707, abs=1e-4), "earth_movers": pytest.approx(0.0707, abs=1e-4)}
+    assert (none["seeds"], none["paper"]) == (2, {"top1": 0.798, "earth_movers": 0.56})
+    assert (ours["sd"]["top1"], ours["paper"]) == (None, {"top1": None, "earth_movers": None})
     plain = ablation_table(rows[:1], {"none": {"0": {"top1": 1.0}}}).splitlines()
     assert plain == ["| | top-1 | seeds | paper: top-1 |", "|---|---|---|---|", "| none | 100.0 | 1 | 79.8 |"]
 
@@ -78,7 +83,7 @@ def test_of_tables_of_systems_each_is_a_row_of_one_size():
         "ILA",
     ]
     assert [row.name for row in rows_to_train("2")] == ["EVL", "AIM", "ILA"]
-    assert [row.name for row in rows_to_train("3")] == ["TimeSformer", "EVL", "EVL + ILA", "ILA"]
+    assert [row.name for row in rows_to_train("3")] == ["TimeSformer", "TimeSformer + ILA", "EVL", "EVL + ILA"]
     for table in "123":
         assert all(row.top1 is None and row.flops is None for row in rows_to_train(table))
         aim = [row.vision["temporal_options"] for row in rows_to_train(table) if row.name == "AIM"]

@@ -9,6 +9,7 @@ from transformers import CLIPVisionModel
 
 from ila_hf import ILAForVideoTextClassification, ILAVisionModel
 from ila_hf.__main__ import main
+from ila_hf.analysis import benchmark
 from ila_hf.analysis.benchmark import (
     Measurement,
     Step,
@@ -173,6 +174,29 @@ def test_the_command(folder, tmp_path, capsys, training):
     assert f"threads {torch.get_num_threads()}, torch {torch.__version__}" in where or torch.cuda.is_available()
     assert table[0] == "| | 1 × 4 frames | 2 × 4 frames |"
     assert len(table) == 2 + len(names)
+
+
+def test_every_shape_is_compiled_for_itself(folder, monkeypatch):
+    """What one shape has left behind must not slow down the next."""
+    symbolic = []
+
+    def backend(graph, inputs):
+        symbolic.extend(
+            isinstance(size, torch.SymInt) for each in inputs for size in (each, *getattr(each, "shape", ()))
+        )
+        return graph.forward
+
+    def compiled(model, form):
+        model = form_of(model, "fused") if isinstance(model, ILAVisionModel) else model
+        for layer in model.encoder.layers:
+            layer.compile(backend=backend)
+        return model
+
+    monkeypatch.setattr(benchmark, "form_of", compiled)
+    arguments = ["benchmark", "--model", str(folder), "--num_frames", "4", "--rounds", "2"]
+    main([*arguments, "--batch_size", "2", "3", "4", "--forms", "compiled"])
+    assert symbolic
+    assert not any(symbolic)
 
 
 @pytest.mark.parametrize(

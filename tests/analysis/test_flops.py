@@ -1,5 +1,6 @@
 """The counts of FLOPs, compared with those that README and docs state, and with a formula."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from ila_hf import PRESET_NAMES, ILAConfig
 from ila_hf.__main__ import main
 from ila_hf.analysis.flops import clip_flops, flops_by_part, parameters_by_part, trunk_flops
+from ila_hf.analysis.paper_tables import TABLES
 
 
 @pytest.mark.slow
@@ -38,7 +40,7 @@ def test_a_trunk_that_aligns_nowhere_costs_as_much_as_clip():
     ("tables", "count"),
     [
         ("9", 3),
-        pytest.param("1 2 3 4 7 8 15", 10 + 3 + 3 + 8 + 5 + 2 + 1, marks=pytest.mark.slow),
+        pytest.param("1 2 3 4 7 8 15", 16 + 7 + 4 + 8 + 5 + 2 + 1, marks=pytest.mark.slow),
     ],
 )
 def test_the_tables_of_the_paper_are_those_of_the_docs(capsys, tables, count):
@@ -95,6 +97,23 @@ def test_parts_of_a_model(tmp_path, capsys):
     text = capsys.readouterr().out
     linear.num_frames = 16
     assert f"| trunk | {trunk_flops(linear):.2f} |" in text
-    with pytest.raises(SystemExit):
-        main(["flops", "--model", str(tmp_path), "--table", "4"])
-    assert "Pass `model` or `table`" in capsys.readouterr().err
+    fields = '{"alignment_join": "concatenate"}'
+    main(["flops", "--model", "ila-base-patch32", "--vision_config", fields])
+    joined = ILAConfig.from_preset("ila-base-patch32", vision_config=json.loads(fields))
+    assert f"| trunk | {trunk_flops(joined):.2f} |" in capsys.readouterr().out
+    for words, message in (
+        (["--model", str(tmp_path), "--table", "4"], "Pass `model` or `table`"),
+        (["--model", str(tmp_path), "--vision_config", "{}"], "`vision_config` is for presets: ila-base-patch32,"),
+        (["--model", "ila-base-patch32", "--vision_config", "[1]"], "needed is a json object such as"),
+        (["--model", "ila-base-patch32", "--vision_config", '{"alignment_join": "on"}'], "alignment_join"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["flops", *words])
+        assert message in capsys.readouterr().err
+
+
+def test_what_the_docs_say_of_addition():
+    """With one linear layer of the patches in each of the layers, and with two."""
+    (row,) = (row for row in TABLES["9"] if row.name == "addition")
+    counted, linear = flops_by_part(row.config())["all"], 12 * 8 * 49 * 768**2 / 1e9
+    assert f"one D→D would make it {counted + linear:.1f}, two {counted + 2 * linear:.1f}" in row.note

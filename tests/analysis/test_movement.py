@@ -11,12 +11,20 @@ from transformers import (
     CLIPVisionModel,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    ResNetConfig,
+    ResNetModel,
     SiglipVisionConfig,
     SiglipVisionModel,
+    SwinConfig,
+    SwinModel,
     TimesformerConfig,
     TimesformerModel,
     VideoMAEConfig,
     VideoMAEModel,
+    ViTConfig,
+    ViTForImageClassification,
+    VivitConfig,
+    VivitModel,
     XCLIPVisionConfig,
     XCLIPVisionModel,
 )
@@ -71,13 +79,16 @@ def test_what_is_refused(monkeypatch):
     for shape in [(2, 5, 8), (1, 1, 5, 8)]:
         with pytest.raises(ValueError, match="at least two frames"):
             frame_distances(torch.zeros(shape))
-    model = VideoMAEModel(
-        VideoMAEConfig(
-            image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, num_frames=4
-        )
+    merging = SwinModel(
+        SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
     )
-    with pytest.raises(ValueError, match="VideoMAEModel has no tokens of every frame"):
-        patches_of_frames(model, torch.zeros(2, 4, 3, 32, 32))
+    without = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1]))
+    for model, message in (
+        (merging, "SwinModel has no tokens of every frame"),
+        (without, "ResNetModel has no patches"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            patches_of_frames(model, torch.zeros(2, 4, 3, 32, 32))
     monkeypatch.setattr("ila_hf.analysis.movement.is_scipy_available", lambda: False)
     with pytest.raises(ImportError, match=r"pip install 'ila-hf\[laboratory\]'"):
         frame_distances(torch.zeros(1, 2, 5, 8))
@@ -123,20 +134,19 @@ def test_patches_of_models():
         model = model_class(config_class(**sizes, **({"num_frames": 4} if prefix == 1 else {}))).eval()
         expected = model(clips.flatten(0, 1)).last_hidden_state[:, prefix:].unflatten(0, (2, 4))
         torch.testing.assert_close(patches_of_frames(model, clips), expected)
-    config = TimesformerConfig(
-        image_size=32,
-        patch_size=8,
-        num_frames=4,
-        hidden_size=16,
-        num_hidden_layers=0,
-        num_attention_heads=2,
-        intermediate_size=32,
-    )
-    timesformer = TimesformerModel(config).eval()
+    of_head = ViTForImageClassification(ViTConfig(**sizes)).eval()
+    torch.testing.assert_close(patches_of_frames(of_head, clips), patches_of_frames(of_head.vit, clips))
     changed = clips.clone()
-    changed[1, 2, :, :8, 8:16] += 1  # the second patch of the third frame
-    difference = patches_of_frames(timesformer, changed) - patches_of_frames(timesformer, clips)
-    assert difference.abs().amax(-1).nonzero().tolist() == [[1, 2, 1]]
+    changed[1, 2, :, :8, 8:16] += 1  # the second patch of the third frame, which is in the second tube of two frames
+    sizes |= {"num_frames": 4, "num_hidden_layers": 0, "intermediate_size": 32}
+    tube = {"patch_size": 8, "tubelet_size": [2, 8, 8]}
+    for model, place in [
+        (TimesformerModel(TimesformerConfig(**sizes)), [1, 2, 1]),
+        (VideoMAEModel(VideoMAEConfig(**sizes)), [1, 1, 1]),
+        (VivitModel(VivitConfig(**{**sizes, **tube})), [1, 1, 1]),
+    ]:
+        difference = patches_of_frames(model.eval(), changed) - patches_of_frames(model, clips)
+        assert difference.abs().amax(-1).nonzero().tolist() == [place]
 
 
 def test_videos_of_a_folder(tmp_path, tiny_model):

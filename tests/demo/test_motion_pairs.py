@@ -4,8 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from ila_hf import sample_frame_indices
+from ila_hf import read_video, sample_frame_indices
 from ila_hf.demo import motion_pairs
 from ila_hf.demo.drawing import load_backgrounds
 from ila_hf.demo.motion_pairs import (
@@ -17,7 +18,7 @@ from ila_hf.demo.motion_pairs import (
     draw_noise,
     draw_two_events,
 )
-from ila_hf.demo.motion_videos import MOTION_SETS
+from ila_hf.demo.motion_videos import MOTION_SETS, make_motion_videos
 
 
 PAIRED = [name for name, each in MOTION_SETS.items() if each.in_pairs]
@@ -60,6 +61,17 @@ def test_both_clips_of_a_pair_are_sampled_to_the_same_frames(kind, backgrounds):
         assert np.array_equal(one[indices], other[indices][::-1])
         lengths.add(len(one))
     assert len(lengths) > 15
+
+
+@pytest.mark.parametrize("kind", PAIRED)
+def test_files_of_a_pair_have_the_same_frames(kind, tmp_path):
+    """A frame that is compressed by what was before it would tell its place to a bag of frames."""
+    count = 2 * len(MOTION_SETS[kind].classes)
+    make_motion_videos(tmp_path, {"train": count}, kind=kind)
+    files = sorted(tmp_path.rglob("*.mp4"), key=lambda file: file.stem)
+    assert len(files) == count
+    for one, other in zip(files[::2], files[1::2], strict=True):
+        assert torch.equal(read_video(one)[0], read_video(other)[0].flip(0))
 
 
 @pytest.mark.parametrize("kind", PAIRED)

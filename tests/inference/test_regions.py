@@ -49,6 +49,13 @@ def test_one_dynamic_compilation_serves_all_batches(tiny_model):
     assert counter.frame_count == 2
 
 
+def test_options_are_those_of_torch(tiny_model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **options: asked.append(options))
+    compile_layers(tiny_model(vision={"num_hidden_layers": 2}), mode="max-autotune", dynamic=False)
+    assert asked == [{"mode": "max-autotune", "dynamic": False}] * 4  # a layer and what aligns its frames
+
+
 def test_it_trains_and_saves(tiny_model, clips, tmp_path):
     model = tiny_model(vision={"num_hidden_layers": 2}, training=True)
     expected = copy.deepcopy(model)

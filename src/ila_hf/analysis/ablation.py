@@ -51,9 +51,10 @@ _KINDS = (ModelArguments, DataArguments, ILATrainingArguments)
 def rows_to_train(table: str) -> list[PaperRow]:
     """The rows of a table as models of one size, that of the user.
 
-    Of Tables 1 to 3 each system is a row, whatever its sizes and lengths in the paper, whose figures are left out, and
-    ILA: what their layers learn of other frames, and EVL's decoder. Of ActionCLIP, which has neither, CLIP is left.
-    Table 5 has the models of Table 4 whose distances are published.
+    Of Tables 1 to 3 each system is a row, whatever its sizes and lengths in the paper, whose figures are left out:
+    what its layers learn of other frames, and EVL's decoder. Of ActionCLIP, which has neither, CLIP is left;
+    TimeSformer with ILA in the place of its attention over time is ILA. Table 5 has the models of Table 4
+    whose distances are published.
     """
     if table == "5":
         return [row for row in TABLES["4"] if row.earth_movers is not None]
@@ -64,7 +65,7 @@ def rows_to_train(table: str) -> list[PaperRow]:
         name = row.name.split(", ")[0].removeprefix("Action")
         fields = {key: value for key, value in (row.fields or {}).items() if key != "num_frames"}
         rows.setdefault(name, PaperRow(name, vision=row.vision, fields=fields))
-    return [*rows.values(), PaperRow("ILA")]
+    return list(rows.values())
 
 
 class Column(NamedTuple):
@@ -120,6 +121,30 @@ def ablation_table(rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, 
             cells.append("" if value is None else f"{value}")
         lines.append(f"| {row.name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def summary(
+    rows: Sequence[PaperRow], results: Mapping[str, Mapping[str, Mapping[str, float]]]
+) -> list[dict[str, Any]]:
+    """The same as numbers: shares, and distances as they are, those of the paper, too; None where there is none."""
+    found = []
+    for row in rows:
+        runs = list(results.get(row.name, {}).values())
+        values = {name: [run[name] for run in runs if name in run] for name in COLUMNS}
+        values = {name: each for name, each in values.items() if each and len(each) == len(runs)}
+        found.append(
+            {
+                "name": row.name,
+                "seeds": len(runs),
+                "mean": {name: statistics.fmean(each) for name, each in values.items()},
+                "sd": {name: statistics.stdev(each) if len(each) > 1 else None for name, each in values.items()},
+                "paper": {
+                    "top1": None if row.top1 is None else round(row.top1 / 100, 4),
+                    "earth_movers": row.earth_movers,
+                },
+            }
+        )
+    return found
 
 
 def row_config(config: ILAConfig, row: PaperRow) -> ILAConfig:
@@ -225,6 +250,7 @@ class Ablation:
         self.found: dict[str, Any] = {**json.loads(json.dumps(made_with, default=str)), "results": {}}
         if self.file.exists():
             known = {"distances": False, **json.loads(self.file.read_text(encoding="utf-8"))}
+            known.pop("rows", None)
             check_bound(self.folder, {**known, "results": {}}, self.found)
             self.found = known
 
@@ -289,7 +315,8 @@ class Ablation:
         return None
 
     def _write(self) -> None:
-        replace_text(self.file, json.dumps(self.found, indent=2) + "\n")
+        content = {**self.found, "rows": summary(self.rows, self.found["results"])}
+        replace_text(self.file, json.dumps(content, indent=2) + "\n")
         replace_text(self.folder / "ablation.md", self.report())
 
     def report(self) -> str:

@@ -2,18 +2,21 @@
 """What a model costs, counted by `torch.utils.flop_counter` on the meta device: nothing is computed. `ila-hf flops`.
 
 ila-hf flops --model M        # of a model, part by part
+ila-hf flops --model ila-base-patch16 --vision_config '{"alignment_join": "add"}'    # of any configuration
 ila-hf flops --table 4        # of the rows of a table of the paper, beside what it publishes
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, CLIPVisionConfig, CLIPVisionModel
 
-from ..configuration_ila import ILAConfig, ILAVisionConfig
+from ..configuration_ila import PRESET_NAMES, ILAConfig, ILAVisionConfig
 from ..evl_decoder_ila import make_integration
 from ..modeling_ila import ILAForVideoClassification, ILAForVideoTextClassification, ILAVisionModel
 from .paper_tables import TABLES, PaperRow
@@ -138,9 +141,20 @@ def table_of_paper(rows: Sequence[PaperRow]) -> str:
     return "\n".join(lines)
 
 
+def _fields(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise argparse.ArgumentTypeError(f'needed is a json object such as {{"alignment_join": "add"}}, got {text!r}')
+    return fields
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `ila-hf flops`."""
-    parser.add_argument("--model", help="folder or Hub id of a model: of it, part by part")
+    parser.add_argument("--model", help="folder or Hub id of a model, or the name of a preset: of it, part by part")
+    parser.add_argument("--vision_config", type=_fields, help="of a preset: fields to replace, as json")
     parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's)")
     parser.add_argument(
         "--table", nargs="+", choices=list(TABLES), help="tables of the paper (default: all, without --model)"
@@ -151,16 +165,25 @@ def run(arguments: argparse.Namespace) -> None:
     """Run `ila-hf flops`.
 
     Raises:
-        ValueError: For a model and a table, and for a model of another kind.
+        ValueError: For a model and a table, fields of what is no preset, and a model of another kind.
     """
     if arguments.model is not None:
         if arguments.table is not None:
             raise ValueError("Pass `model` or `table`.")
-        config = AutoConfig.from_pretrained(arguments.model)
+        if arguments.model in PRESET_NAMES:
+            try:
+                config = ILAConfig.from_preset(arguments.model, vision_config=arguments.vision_config)
+            except StrictDataclassError as error:
+                raise ValueError(f"`vision_config`: {error.__cause__ or error}") from error
+        elif arguments.vision_config is not None:
+            raise ValueError(f"`vision_config` is for presets: {', '.join(PRESET_NAMES)}.")
+        else:
+            config = AutoConfig.from_pretrained(arguments.model)
         if not isinstance(config, ILAConfig):
             raise ValueError(f"{arguments.model!r} is no ILA model but of the type {config.model_type!r}.")
         config.num_frames = arguments.num_frames or config.num_frames
         linear = ILAForVideoClassification.__name__ in (config.architectures or [])
+        linear |= arguments.model in PRESET_NAMES and arguments.model.endswith("ssv2")
         print(table_of_model(config, linear))
         return
     if arguments.num_frames is not None:

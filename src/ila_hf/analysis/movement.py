@@ -71,17 +71,24 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
 
     Args:
         model: Of this package; CLIP, X-CLIP or another vision transformer of transformers that sees frames one by one,
-            with or without a class token; or TimeSformer.
+            with or without a class token; TimeSformer; or VideoMAE and ViViT, whose tubes of two frames take the place
+            of frames: neighbours are then neighbouring tubes.
         pixel_values: Normalised clips.
 
     Raises:
-        ValueError: For a model without tokens of every frame, and for clips of X-CLIP of another length than its own.
+        ValueError: For a model without patch tokens of every frame or tube, and for clips of X-CLIP of another length
+            than its own.
     """
     batch, num_frames = pixel_values.shape[:2]
-    trunk = getattr(model, "vision_model", None) or getattr(model, "timesformer", model)
+    trunk = getattr(model, "vision_model", None) or getattr(model, "base_model", model)
+    if not hasattr(trunk.config, "patch_size") and not hasattr(trunk.config, "tubelet_size"):
+        raise ValueError(f"{type(trunk).__name__} has no patches: its configuration names no `patch_size`.")
     sees_clips = any(hasattr(trunk.config, name) for name in ("temporal_module", "attention_type", "tubelet_size"))
     config, size = trunk.config, pixel_values.shape[-2:]
-    count = (size[0] // config.patch_size) * (size[1] // config.patch_size)  # N
+    tube = getattr(config, "tubelet_size", 1)  # of ViViT frames, height and width
+    depth, *sides = tube if isinstance(tube, list | tuple) else (tube, config.patch_size, config.patch_size)
+    count = (size[0] // sides[0]) * (size[1] // sides[1])  # N
+    num_steps = num_frames // depth
     inputs = pixel_values if sees_clips else pixel_values.flatten(0, 1)
     own_frames = getattr(config, "num_frames", num_frames)
     if not sees_clips and own_frames != num_frames:  # X-CLIP's messages would go from one clip to another
@@ -93,9 +100,11 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         hidden: Any = trunk(inputs, return_dict=True).last_hidden_state
     if hidden.ndim == 3 and hidden.shape[:2] == (batch, 1 + count * num_frames):  # TimeSformer: patches, then time
         hidden = hidden[:, 1:].unflatten(1, (count, num_frames)).transpose(1, 2)
+    elif hidden.ndim == 3 and depth > 1 and hidden.shape[1] in (num_steps * count, 1 + num_steps * count):  # tubes
+        hidden = hidden[:, -num_steps * count :].unflatten(1, (num_steps, count))
     elif hidden.ndim == 3 and len(hidden) == batch * num_frames:  # frame by frame
         hidden = hidden.unflatten(0, (batch, num_frames))
-    if hidden.ndim != 4 or hidden.shape[1] != num_frames or not count <= hidden.shape[2] <= count + 8:
+    if hidden.ndim != 4 or hidden.shape[1] != num_steps or not count <= hidden.shape[2] <= count + 8:
         raise ValueError(
             f"{type(trunk).__name__} has no tokens of every frame: its output is {tuple(hidden.shape)} for "
             f"{num_frames} frames of {count} patches."

@@ -96,12 +96,17 @@ def to_clip(frames: Sequence[np.ndarray]) -> np.ndarray:
     return clip
 
 
-def write_video(path: str | Path, frames: np.ndarray, fps: int) -> None:
-    """Encode frames (T, H, W, 3), uint8 RGB, as H.264 in a file whose container follows from its name."""
+def write_video(path: str | Path, frames: np.ndarray, fps: int, frame_by_frame: bool = False) -> None:
+    """Encode frames (T, H, W, 3), uint8 RGB, as H.264 in a file whose container follows from its name.
+
+    Args:
+        frame_by_frame: What becomes of a frame depends on nothing but itself, not on those before.
+    """
+    quality = {"qp": "18", "g": "1"} if frame_by_frame else {"crf": "18"}
     # The same frames give the same bytes: no date, one thread, and none of the lookahead of the slower presets, which
     # on frames this small decides differently from run to run
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "18", "preset": "ultrafast"})
+        stream = container.add_stream("libx264", rate=Fraction(fps), options={**quality, "preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv420p"
         stream.thread_count = 1
         for frame in frames:
