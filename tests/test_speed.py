@@ -187,6 +187,9 @@ def test_the_page_says_what_was_aimed_at_and_what_is():
         assert added("joint attention", unit)[1][-1] > 1.3 * added("joint attention", unit)[1][0]
     assert f"{added('joint attention', 'frames')[0]} ms a frame" in text
     assert f"{added('joint attention', 'patches')[0]} ms a patch" in text
+    twice = [{row["name"]: row["ratio"] for row in found["cases"][case]} for case in ("b32-1", "8-frames")]
+    apart = max(abs(twice[1][name] / ratio - 1) for name, ratio in twice[0].items())
+    assert f"the ratios of the two differ by up to {100 * apart:.0f} %" in text
     fused, of_clip = (found["operators"][name] for name in ("ILA, fused, B/32", "CLIP, B/32"))
     more = {name: time - of_clip[name] for name, time in fused.items()}
     whole = f"is {fused['the whole trunk'] / of_clip['the whole trunk']:.2f} of CLIP here"
