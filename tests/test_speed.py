@@ -224,6 +224,8 @@ def test_pages_show_what_the_scripts_wrote():
     assert found["machines"].keys() == {*found["cases"], *script.OTHER_CASES}
     machine, *others = found["machines"].values()
     assert all(other == machine for other in others)  # the page names one
-    assert f"{machine['threads']} threads of an {machine['processor']}, torch {machine['torch'].split('+')[0]}" in text
+    where = f"threads of an {machine['processor']}, torch {machine['torch'].split('+')[0]}"
+    assert f"{machine['threads']} {where}, transformers {machine['transformers']}" in text
+    assert f"two {where}, transformers {machine['transformers']}" in " ".join((ROOT / "README.md").read_text().split())
     ahead = json.loads((ROOT / "benchmarks/results/read_ahead.json").read_text())
     assert markdown_table(Measurement(**row) for row in ahead["measurements"]) in page

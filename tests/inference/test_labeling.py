@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -445,6 +446,20 @@ def test_processes_agree_on_a_list_that_grows(labeler, model, videos, tmp_path):
     assert_same_rows(tmp_path / "two", tmp_path / "whole")
     assert "9/9 " in done.stderr  # the bar is that of all processes
     assert "errors=2" in done.stderr
+
+
+def test_each_process_has_a_shard(labeler, videos, tmp_path, monkeypatch):
+    """Of a list that would fit into one."""
+    state = SimpleNamespace(num_processes=2, process_index=1, is_main_process=True, wait_for_everyone=lambda: None)
+    monkeypatch.setattr(labeling, "PartialState", lambda **options: state)
+    monkeypatch.setattr(labeling, "broadcast_object_list", lambda lists: lists)
+    files = find_videos(str(videos))
+    folder = label_videos(files, tmp_path, labeler)
+    assert [len(shard.paths) for shard in folder.shards()] == [6, 3]  # batches of two: 9 are 5, 3 for the first
+    assert [row["path"] for row in rows_of(tmp_path)] == files[6:]
+    state.process_index = 0
+    label_videos(files, tmp_path, labeler)
+    assert [row["path"] for row in rows_of(tmp_path)] == files
 
 
 def test_what_others_have_done_is_told(tmp_path, labeler):

@@ -213,7 +213,8 @@ def label_videos(
             list may grow, and of an earlier list only what shares a shard with this one is done.
         output_dir: Folder of the results, see [`ResultFolder`].
         labeler: Makes the rows.
-        shard_size: Videos of a shard: what a kill may cost each process.
+        shard_size: Videos of a shard, at most: what a kill may cost each process. Fewer where otherwise one of several
+            processes would have none; batches stay the same, if it is a multiple of theirs.
         file_format: "parquet" or "jsonl".
         retry_failed: Read the files again whose rows are errors.
 
@@ -227,7 +228,8 @@ def label_videos(
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
     with in_use(folder.folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
-            folder.plan(videos, shard_size)
+            batches = -(-len(videos) // (state.num_processes * labeler.batch_size))  # of a process, rounded up
+            folder.plan(videos, min(shard_size, max(batches, 1) * labeler.batch_size))
         state.wait_for_everyone()
         _complete(folder, videos, labeler, retry_failed, state)
     return folder
