@@ -268,8 +268,10 @@ def test_lists_stay_in_the_folder_of_the_videos(folder, tmp_path):
 def test_urls_in_lists(folder):
     (folder / "list.csv").write_text("video,label\nhttps://example.org/a.mp4,x\n")
     assert load_videos(folder / "list.csv")["video"] == ["https://example.org/a.mp4"]
+    (folder / "list.csv").write_text("video,label\nhf://datasets/user/set/a.mp4,x\n")
+    assert load_videos(folder / "list.csv")["video"] == ["hf://datasets/user/set/a.mp4"]
     (folder / "list.csv").write_text("video,label\nfile:///etc/passwd,x\n")
-    with pytest.raises(ValueError, match="line 2: URLs must be http or https, got 'file:///etc/passwd'"):
+    with pytest.raises(ValueError, match="line 2: URLs must be http, https or hf, got 'file:///etc/passwd'"):
         load_videos(folder / "list.csv")
 
 

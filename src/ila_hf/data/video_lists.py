@@ -64,8 +64,8 @@ def read_list(
             wanted = "a video and a label are" if needs_label else "a video is"
             raise ValueError(f"{place}: {wanted} needed, got {video!r} and {label!r}.")
         if is_url(video):
-            if not video.lower().startswith(("http://", "https://")):
-                raise ValueError(f"{place}: URLs must be http or https, got {video!r}.")
+            if not video.lower().startswith(("http://", "https://", "hf://")):
+                raise ValueError(f"{place}: URLs must be http, https or hf, got {video!r}.")
         else:
             video = str(root / video)
             if not allow_outside_root and not _is_inside(video, real_root):
