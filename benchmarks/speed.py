@@ -12,6 +12,7 @@ the file, which says for every case what it ran on. `ila-hf benchmark` does the 
 
 import argparse
 import json
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -185,7 +186,7 @@ WITH_MEMORY = (*IN_THE_TABLE, "checkpointing", *(case for case in LENGTHS if cas
 
 def run_case(case: str, rounds: int, seconds: float, device: str) -> list[Measurement]:
     """Build the models of a case, time them, and measure their memory."""
-    torch._dynamo.reset()  # shapes that were seen before would make those of this case dynamic
+    torch.compiler.reset()  # shapes that were seen before would make those of this case dynamic
     makers, patch, training, shape = CASES[case]
     steps = {}
     if case in LENGTHS:
@@ -205,7 +206,7 @@ def time_compilation(device: str) -> dict[str, float]:
     """Seconds until a compiled trunk of one layer and of twelve has run for the first time."""
     found = {}
     for layers in (1, 1, 12):  # the first compilation of a process loads what the others find; it is not kept
-        torch._dynamo.reset()
+        torch.compiler.reset()
         model = ILAVisionModel(ILAVisionConfig(**{**WIDTHS, "num_hidden_layers": layers}, patch_size=32)).eval().fuse()
         compile_layers(model)
         step = make_step(model, (1, 8, 224), device)
@@ -261,9 +262,9 @@ def profiled(probes: dict[str, Probe], rounds: int) -> dict[str, tuple[Counter[s
     def run(name: str) -> tuple[Counter[str], Counter[str]]:
         return probes[name]()
 
-    before = run(reference)
+    order, before = random.Random(0), run(reference)
     for _ in range(rounds):
-        for name in others:
+        for name in order.sample(others, len(others)):
             own, after = run(name), run(reference)
             taken[name].append(((before[0].total() + after[0].total()) / 2, own))
             taken[reference].append((after[0].total(), after))

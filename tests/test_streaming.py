@@ -59,7 +59,7 @@ def test_the_page_shows_what_the_script_wrote():
     assert f"it takes {ratios['CLIP']:.2f}, not an eighth" in text
     times = {(row["case"], row["name"]): row["milliseconds"] for row in frames}
     rate = 1000 / times["linear, onnxruntime, one thread", "next frame"]
-    assert f"enough for {rate:.0f} frames a second" in text
+    assert f"where the linear head on onnxruntime makes {rate:.0f} frames a second" in text
     share = times["linear, onnxruntime, one thread", "next frame"] / times["linear, one thread", "clip"]
     assert f"beside whose the frame would be {share:.2f}" in text
     for table in script.tables(found).split("\n\n"):

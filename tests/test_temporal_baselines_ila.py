@@ -602,10 +602,11 @@ def test_other_lengths_and_types(name, clips):
 def test_what_is_matched_does_not_depend_on_autocast(clips):
     """In half precision many similarities would be equal."""
     ata = make_model(ILAVisionModel, vision("ata")).encoder.layers[0].temporal
-    patches = torch.randn(1, T, 16, 1, generator=torch.Generator().manual_seed(0)) * 1e-3 + torch.ones(D)
+    patches = torch.randn(1, T, 16, D, generator=torch.Generator().manual_seed(0)) * 1e-2 + 1
     with torch.autocast("cpu", torch.bfloat16):
         mixed = ata.match(patches)
     assert torch.equal(mixed, ata.match(patches))
+    assert not torch.equal(mixed[:, 1], mixed[:, 0])
 
 
 @torch.no_grad()

@@ -56,10 +56,11 @@ def check_stream(trunk: Any) -> None:
             )
         sees = "is not causal"
         if config.temporal_module == "ila" and config.reference_frame == "first":
-            sees = 'sees the first frame, which a cache does not keep (reference_frame="first"),'
+            sees = "sees the first frame, which a cache does not keep"
         raise ValueError(
             f"A cache needs a causal trunk. Layer {layer} {sees} (temporal_module={config.temporal_module!r}, "
-            f"architecture={config.architecture!r}, first_frame={config.first_frame!r}): {advice}."
+            f"architecture={config.architecture!r}, first_frame={config.first_frame!r}, "
+            f"reference_frame={config.reference_frame!r}): {advice}."
         )
 
 

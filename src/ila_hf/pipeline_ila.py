@@ -40,9 +40,6 @@ logger = logging.get_logger(__name__)
 
 _Params = dict[str, Any]
 
-# What is the fault of one video: others may be read. Memory is short where its frames are large, or very many
-_UNREADABLE = (VideoReadError, MemoryError, RuntimeError)
-
 VIDEO_CLASSIFICATION = "video-classification"
 ZERO_SHOT_VIDEO_CLASSIFICATION = "zero-shot-video-classification"
 
@@ -185,7 +182,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         """As [`preprocess`]; of what cannot be read, the error."""
         try:
             return self.preprocess(video, **params)
-        except _UNREADABLE as error:
+        except (VideoReadError, MemoryError, RuntimeError) as error:
             return {"error": _cause(video, error)}
 
     def _run_past_errors(
@@ -239,7 +236,7 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             try:
                 for part in sliding_windows(video, sample, window, stride, shared_frames=shared_frames):
                     yield number, part
-            except _UNREADABLE as error:
+            except (VideoReadError, MemoryError, RuntimeError) as error:
                 if failed is None:
                     raise
                 failed[number] = _cause(video, error)
@@ -621,9 +618,15 @@ class _Stream(IterableDataset):  # type: ignore[type-arg]
 
 
 def _cause(video: Any, error: BaseException) -> str:
-    """What is told of a video that cannot be read."""
+    """What is told of a video that cannot be read: its own fault, or that its frames are too large for the memory.
+
+    Other errors would be those of every video, and are raised.
+    """
     if isinstance(error, VideoReadError):
         return str(error)
+    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not is_memory and not ("alloc" in str(error) and "memory" in str(error)):  # what torch says on the CPU
+        raise error
     return f"Cannot read the video {source_name(video)!r}: {type(error).__name__}: {error}"
 
 

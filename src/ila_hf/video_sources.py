@@ -181,7 +181,7 @@ def _encoded(url: str) -> str:
 def _download(url: str, file: BinaryIO, limits: VideoLimits, deadline: Deadline) -> None:
     scheme = url.partition("://")[0].lower()
     if scheme not in ("http", "https"):
-        raise VideoReadError(f"URLs must be http or https, not {scheme}")
+        raise VideoReadError(f"URLs must be http, https or hf, not {scheme}")
     too_large = f"it is larger than `max_url_bytes` of {limits.max_url_bytes}"
     limit = float("inf") if limits.max_url_bytes is None else limits.max_url_bytes
     # Without handlers for other schemes, a redirect to one of them is an error

@@ -104,6 +104,8 @@ def test_parts_of_a_model(tmp_path, capsys):
     for words, message in (
         (["--model", str(tmp_path), "--table", "4"], "Pass `model` or `table`"),
         (["--model", str(tmp_path), "--vision_config", "{}"], "`vision_config` is for presets: ila-base-patch32,"),
+        (["--vision_config", "{}"], "`vision_config` is for `model`: the rows of the tables have theirs"),
+        (["--model", "ila-base-patch32", "--vision_config", '{"join": "add"}'], "that ILAVisionConfig has not: join"),
         (["--model", "ila-base-patch32", "--vision_config", "[1]"], "needed is a json object such as"),
         (["--model", "ila-base-patch32", "--vision_config", '{"alignment_join": "on"}'], "alignment_join"),
     ):

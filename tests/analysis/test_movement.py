@@ -144,6 +144,7 @@ def test_patches_of_models():
         (TimesformerModel(TimesformerConfig(**sizes)), [1, 2, 1]),
         (VideoMAEModel(VideoMAEConfig(**sizes)), [1, 1, 1]),
         (VivitModel(VivitConfig(**{**sizes, **tube})), [1, 1, 1]),
+        (VivitModel(VivitConfig(**{**sizes, "tubelet_size": [1, 8, 8]})), [1, 2, 1]),
     ]:
         difference = patches_of_frames(model.eval(), changed) - patches_of_frames(model, clips)
         assert difference.abs().amax(-1).nonzero().tolist() == [place]

@@ -59,6 +59,30 @@ def test_a_fork_server_that_has_begun(tmp_path):
     assert sorted(map_in_processes(len, ["a", "bcd"], 2)) == [(0, 1), (1, 3)]
 
 
+def test_nobody_is_replaced_where_nothing_is_left_to_do(monkeypatch, tmp_path):
+    """The second is to replace the first, which ends; the third has what is left."""
+    made = []
+
+    class Worker(worker_processes._Worker):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+            if len(made) == 3:  # that of the first that ended
+                self.process.kill()
+
+    monkeypatch.setattr(worker_processes, "_Worker", Worker)
+    found = dict(map_in_processes(_slow_but_for_one, ["exits", "sleeps", "sleeps"], 2))
+    assert isinstance(found.pop(0), WorkerError)
+    assert found == {1: "sleeps", 2: "sleeps"}
+
+
+def _slow_but_for_one(item):
+    if item == "exits":
+        os._exit(1)
+    time.sleep(1)
+    return item
+
+
 @pytest.mark.parametrize("failures", [3, 4])
 def test_one_that_is_replaced_may_fail_to_start(monkeypatch, failures):
     """As where memory is short for a moment."""

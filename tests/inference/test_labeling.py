@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -449,16 +450,17 @@ def test_processes_agree_on_a_list_that_grows(labeler, model, videos, tmp_path):
 
 
 def test_each_process_has_a_shard(labeler, videos, tmp_path, monkeypatch):
-    """Of a list that would fit into one."""
-    state = SimpleNamespace(num_processes=2, process_index=1, is_main_process=True, wait_for_everyone=lambda: None)
+    """Of a list that would fit into one, also when it has grown."""
+    state = SimpleNamespace(num_processes=4, process_index=1, is_main_process=True, wait_for_everyone=lambda: None)
     monkeypatch.setattr(labeling, "PartialState", lambda **options: state)
     monkeypatch.setattr(labeling, "broadcast_object_list", lambda lists: lists)
     files = find_videos(str(videos))
+    label_videos(files[:1], tmp_path, labeler)
     folder = label_videos(files, tmp_path, labeler)
-    assert [len(shard.paths) for shard in folder.shards()] == [6, 3]  # batches of two: 9 are 5, 3 for the first
-    assert [row["path"] for row in rows_of(tmp_path)] == files[6:]
-    state.process_index = 0
-    label_videos(files, tmp_path, labeler)
+    assert [len(shard.paths) for shard in folder.shards()] == [1, 2, 2, 2, 2]  # batches of two
+    assert [row["path"] for row in rows_of(tmp_path)] == files[1:3]
+    for state.process_index in (0, 2, 3):
+        label_videos(files, tmp_path, labeler)
     assert [row["path"] for row in rows_of(tmp_path)] == files
 
 
@@ -468,16 +470,18 @@ def test_what_others_have_done_is_told(tmp_path, labeler):
     first, second = folder.shards()
     row = {"labels": ["a"], "scores": [0.5], "num_frames": 3}
     folder.write(first, [{**row, "path": "u", "error": "bad"}, {**row, "path": "v", "error": None}])
-    others = labeling._ShardsOfOthers(
-        folder, {shard.file: folder.missing(shard, failed=True) for shard in (first, second)}
-    )
+    others = labeling._ShardsOfOthers(folder, [first, second])
+    others.add({shard.file: folder.missing(shard, failed=True) for shard in (first, second)})
     assert others.count == 3
-    assert others.news(0) == (0, 0)
+    assert others.news() == (0, 0)
     folder.write(second, [{**row, "path": "x", "error": "bad"}, {**row, "path": "y", "error": None}])
-    assert others.news(60) == (0, 0)  # too early
-    assert others.news(0) == (2, 1)
+    assert others.news() == (2, 1)
     folder.write(first, [{**row, "path": "u", "error": None}])
-    assert [others.news(0), others.news(0)] == [(1, 0), (0, 0)]
+    told = []
+    with closing(labeling._Watch(lambda: told.append(others.news()), seconds=600)):
+        pass
+    assert told == [(1, 0)]  # the last news are told when all are done
+    assert others.news() == (0, 0)
 
 
 def test_a_folder_reads_what_it_wrote(tmp_path, labeler):

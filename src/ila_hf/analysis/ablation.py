@@ -62,7 +62,7 @@ def rows_to_train(table: str) -> list[PaperRow]:
         return TABLES[table]
     rows: dict[str, PaperRow] = {}
     for row in TABLES[table]:
-        name = row.name.split(", ")[0].removeprefix("Action")
+        name = row.name.split(", ")[0].removeprefix("Action").removeprefix("TimeSformer + ")
         fields = {key: value for key, value in (row.fields or {}).items() if key != "num_frames"}
         rows.setdefault(name, PaperRow(name, vision=row.vision, fields=fields))
     return list(rows.values())

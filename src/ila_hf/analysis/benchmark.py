@@ -337,7 +337,7 @@ def run(arguments: argparse.Namespace) -> None:
     found: list[Measurement] = []
     for num_frames in arguments.num_frames or [getattr(config, "num_frames", ILAConfig.num_frames)]:
         for batch in arguments.batch_size:
-            torch._dynamo.reset()  # compiled for this shape, where another would make the code dynamic
+            torch.compiler.reset()  # compiled for this shape, where another would make the code dynamic
             shape = (batch, num_frames, vision.image_size)
             steps = {
                 name: make_step(each, shape, arguments.device, arguments.training) for name, each in models.items()

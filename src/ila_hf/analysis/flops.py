@@ -171,6 +171,11 @@ def run(arguments: argparse.Namespace) -> None:
         if arguments.table is not None:
             raise ValueError("Pass `model` or `table`.")
         if arguments.model in PRESET_NAMES:
+            unknown = (arguments.vision_config or {}).keys() - ILAVisionConfig().to_dict().keys()
+            if unknown:
+                raise ValueError(
+                    f"`vision_config` has fields that ILAVisionConfig has not: {', '.join(sorted(unknown))}."
+                )
             try:
                 config = ILAConfig.from_preset(arguments.model, vision_config=arguments.vision_config)
             except StrictDataclassError as error:
@@ -186,8 +191,9 @@ def run(arguments: argparse.Namespace) -> None:
         linear |= arguments.model in PRESET_NAMES and arguments.model.endswith("ssv2")
         print(table_of_model(config, linear))
         return
-    if arguments.num_frames is not None:
-        raise ValueError("`num_frames` is for `model`: the rows of the tables have theirs.")
+    for name in ("num_frames", "vision_config"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"`{name}` is for `model`: the rows of the tables have theirs.")
     for name in arguments.table or TABLES:
         print(f"Table {name}\n\n{table_of_paper(TABLES[name])}\n")
 

@@ -71,8 +71,8 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
 
     Args:
         model: Of this package; CLIP, X-CLIP or another vision transformer of transformers that sees frames one by one,
-            with or without a class token; TimeSformer; or VideoMAE and ViViT, whose tubes of two frames take the place
-            of frames: neighbours are then neighbouring tubes.
+            with or without a class token; TimeSformer; or VideoMAE and ViViT, whose tubes of frames take the place of
+            frames: neighbours are then neighbouring tubes.
         pixel_values: Normalised clips.
 
     Raises:
@@ -98,10 +98,11 @@ def patches_of_frames(model: Any, pixel_values: torch.Tensor) -> torch.Tensor:
         )
     with observed(trunk):
         hidden: Any = trunk(inputs, return_dict=True).last_hidden_state
-    if hidden.ndim == 3 and hidden.shape[:2] == (batch, 1 + count * num_frames):  # TimeSformer: patches, then time
+    if hidden.ndim == 3 and hasattr(config, "tubelet_size"):
+        if hidden.shape[1] in (num_steps * count, 1 + num_steps * count):  # time, then patches
+            hidden = hidden[:, -num_steps * count :].unflatten(1, (num_steps, count))
+    elif hidden.ndim == 3 and hidden.shape[:2] == (batch, 1 + count * num_frames):  # TimeSformer: patches, then time
         hidden = hidden[:, 1:].unflatten(1, (count, num_frames)).transpose(1, 2)
-    elif hidden.ndim == 3 and depth > 1 and hidden.shape[1] in (num_steps * count, 1 + num_steps * count):  # tubes
-        hidden = hidden[:, -num_steps * count :].unflatten(1, (num_steps, count))
     elif hidden.ndim == 3 and len(hidden) == batch * num_frames:  # frame by frame
         hidden = hidden.unflatten(0, (batch, num_frames))
     if hidden.ndim != 4 or hidden.shape[1] != num_steps or not count <= hidden.shape[2] <= count + 8:

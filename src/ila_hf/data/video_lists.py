@@ -64,7 +64,7 @@ def read_list(
             wanted = "a video and a label are" if needs_label else "a video is"
             raise ValueError(f"{place}: {wanted} needed, got {video!r} and {label!r}.")
         if is_url(video):
-            if not video.lower().startswith(("http://", "https://", "hf://")):
+            if not video.lower().startswith(("http://", "https://")) and not video.startswith("hf://"):
                 raise ValueError(f"{place}: URLs must be http, https or hf, got {video!r}.")
         else:
             video = str(root / video)

@@ -83,8 +83,8 @@ def _map(
                     worker.stop()
                     if worker.index is None:
                         failed_starts += 1
-                        if has_begun and failed_starts <= _STARTS:  # the first did: memory was short, or the like
-                            workers.append(_Worker(function, seconds))
+                        if has_begun and (not todo or failed_starts <= _STARTS):  # memory was short, or the like
+                            workers += [_Worker(function, seconds)] if todo else []
                             continue
                         raise RuntimeError(
                             "The worker processes do not start. They import the main script: what it does must stand "

@@ -29,7 +29,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_frames", type=int, help="frames of a clip (default: the model's)")
     parser.add_argument("--batch_size", type=int, default=8, help="videos at a time (default: %(default)s)")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read (default: %(default)s)")
-    parser.add_argument("--shard_size", type=int, default=256, help="videos of a file (default: %(default)s)")
+    parser.add_argument("--shard_size", type=int, default=256, help="videos of a file, at most (default: %(default)s)")
     parser.add_argument("--file_format", choices=FORMATS, default=FORMATS[0], help="(default: %(default)s)")
     parser.add_argument("--retry_failed", action="store_true", help="read the files again that could not be read")
     parser.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help="(default: %(default)s)")

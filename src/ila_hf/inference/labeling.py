@@ -1,18 +1,16 @@
 # Copyright 2026 The ila_hf authors. Licensed under the Apache License, Version 2.0; see the file LICENSE.
 """Labels or features of a collection of videos, in shards that survive.
 
-A bad file is a row with its error. The same call goes on where it was ended; see [`ResultFolder`]. How the files are
-divided into shards does not depend on the number of processes, each of which takes shards of its own. For clusters see
-ray_labeling.py.
+A bad file is a row with its error. The same call goes on where it was ended; see [`ResultFolder`]. Each process takes
+shards of its own, which are small enough that there is one for each. For clusters see ray_labeling.py.
 """
 
 import glob
 import hashlib
 import os
 import threading
-import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,7 +32,7 @@ from ..data.worker_processes import WorkerError, map_in_processes
 from ..pipeline_ila import ItemsAhead, best_classes, score_function
 from ..video_sources import is_url
 from .clip_of_file import ClipOfFile
-from .result_folder import ResultFolder, Row
+from .result_folder import ResultFolder, Row, Shard
 
 
 # A process may wait for the others for as long as their videos take
@@ -214,7 +212,7 @@ def label_videos(
         output_dir: Folder of the results, see [`ResultFolder`].
         labeler: Makes the rows.
         shard_size: Videos of a shard, at most: what a kill may cost each process. Fewer where otherwise one of several
-            processes would have none; batches stay the same, if it is a multiple of theirs.
+            processes would have none.
         file_format: "parquet" or "jsonl".
         retry_failed: Read the files again whose rows are errors.
 
@@ -228,8 +226,11 @@ def label_videos(
     folder = ResultFolder(output_dir, labeler.fingerprint(), labeler.schema, file_format)
     with in_use(folder.folder) if state.is_main_process else nullcontext():
         if state.is_main_process:
-            batches = -(-len(videos) // (state.num_processes * labeler.batch_size))  # of a process, rounded up
-            folder.plan(videos, min(shard_size, max(batches, 1) * labeler.batch_size))
+            if state.num_processes > 1:
+                new = len(set(videos).difference(*(shard.paths for shard in folder.shards())))
+                batches = max(new // (state.num_processes * labeler.batch_size), 1)  # of a process
+                shard_size = min(shard_size, batches * labeler.batch_size)
+            folder.plan(videos, shard_size)
         state.wait_for_everyone()
         _complete(folder, videos, labeler, retry_failed, state)
     return folder
@@ -252,29 +253,51 @@ def _complete(
         }
 
     own, missing = shards[state.process_index :: state.num_processes], to_do(state.process_index)
-    elsewhere = [to_do(index) for index in range(1, state.num_processes)] if state.is_main_process else []
-    others = _ShardsOfOthers(folder, {file: paths for shards in elsewhere for file, paths in shards.items()})
+    others = _ShardsOfOthers(folder, shards)
+    for index in range(1, state.num_processes) if state.is_main_process else ():
+        others.add(to_do(index))
     groups = [(shard, part) for shard in own for part in _parts(missing.get(shard.file, []), labeler.batch_size)]
     failed, found = 0, {file: dict[int, list[Row]]() for file in missing}
     count = sum(map(len, missing.values())) + others.count
     with ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_main_process))
 
+        lock = threading.Lock()
+
         def tell(done: int, errors: int) -> None:
             nonlocal failed
-            failed += errors
-            progress.set_postfix(errors=failed, refresh=False)
-            progress.update(done)
+            with lock:
+                failed += errors
+                progress.set_postfix(errors=failed, refresh=False)
+                progress.update(done)
 
+        if others.count:
+            stack.enter_context(closing(_Watch(lambda: tell(*others.news()))))
         for number, rows in stack.enter_context(closing(labeler.rows([part for _, part in groups]))):
             shard, parts = groups[number][0], found[groups[number][0].file]
             parts[number] = rows
             tell(len(rows), sum(row["error"] is not None for row in rows))
-            tell(*others.news())
             if sum(map(len, parts.values())) == len(missing[shard.file]):
                 folder.write(shard, [row for _, part in sorted(found.pop(shard.file).items()) for row in part])
         state.wait_for_everyone()
-        tell(*others.news(every_seconds=0))
+
+
+class _Watch:
+    """Calls a function now and then, in a thread, and once more when it is closed."""
+
+    def __init__(self, function: Callable[[], None], seconds: float = 10.0):
+        self.function, self.seconds, self.ended = function, seconds, threading.Event()
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while not self.ended.wait(self.seconds):
+            self.function()
+        self.function()
+
+    def close(self) -> None:
+        self.ended.set()
+        self.thread.join()
 
 
 class _ShardsOfOthers:
@@ -282,34 +305,33 @@ class _ShardsOfOthers:
 
     Args:
         folder: Of all.
-        missing: The videos that they have to do, by the file of their shard.
+        shards: Of all; asked before anybody asks what they lack.
     """
 
-    def __init__(self, folder: ResultFolder, missing: dict[Path, list[str]]):
-        self.folder = folder
-        self.missing = {file: set(map(as_text, paths)) for file, paths in missing.items() if paths}
+    def __init__(self, folder: ResultFolder, shards: Sequence[Shard]):
+        self.folder, self.count = folder, 0
+        self.missing: dict[Path, set[str]] = {}
+        self._before = {shard.file: self._written(shard.file) for shard in shards}
+
+    def add(self, missing: dict[Path, list[str]]) -> None:
+        """Videos that another process has to do, by the file of their shard."""
+        self.missing |= {file: set(map(as_text, paths)) for file, paths in missing.items() if paths}
         self.count = sum(map(len, self.missing.values()))
-        self._before = {file: self._written(file) for file in self.missing}
-        self._looked = time.monotonic()
 
     @staticmethod
     def _written(file: Path) -> int | None:
         return file.stat().st_mtime_ns if file.exists() else None
 
-    def news(self, every_seconds: float = 10.0) -> tuple[int, int]:
-        """Videos that are done since the last time, and errors among them; none before these seconds have passed."""
-        if time.monotonic() - self._looked < every_seconds:
-            return 0, 0
-        self._looked = time.monotonic()
-        rows = [
-            row
-            for file in list(self.missing)
-            if self._written(file) != self._before[file]
-            for names in [self.missing.pop(file)]
-            for row in self.folder.read(file, ["path", "error"])
-            if row["path"] in names
-        ]
-        return len(rows), sum(row["error"] is not None for row in rows)
+    def news(self) -> tuple[int, int]:
+        """Videos that are done since the last time, and errors among them."""
+        done = errors = 0
+        for file, names in list(self.missing.items()):
+            with suppress(OSError):  # of a network: another time
+                if self._written(file) != self._before[file]:
+                    rows = [row for row in self.folder.read(file, ["path", "error"]) if row["path"] in names]
+                    done, errors = done + len(rows), errors + sum(row["error"] is not None for row in rows)
+                    del self.missing[file]
+        return done, errors
 
 
 def absolute_paths(videos: Sequence[str]) -> list[str]:
