@@ -96,7 +96,7 @@ def time_frames(rounds: int) -> dict[str, Any]:
     with torch._inductor.config.patch(freezing=True):
         found += measure("linear, compiled", steps, rounds)
 
-    plain = CLIPVisionModel(CLIPVisionConfig()).eval()
+    plain = CLIPVisionModel(CLIPVisionConfig(image_size=SIZE)).eval()
 
     def encode(frames: torch.Tensor) -> None:
         with torch.inference_mode():

@@ -55,6 +55,7 @@ def check_stream(trunk: Any) -> None:
                 'call `model.set_first_frame("self")`, or pass `--first_frame self`, which changes how a clip begins'
             )
         sees = "is not causal"
+        # CODEPATH: a row of Table 6 aligns all frames with the first; the published models with the one before
         if config.temporal_module == "ila" and config.reference_frame == "first":
             sees = "sees the first frame, which a cache does not keep"
         raise ValueError(
