@@ -373,9 +373,9 @@ def test_missing_files_and_other_schemes(tmp_path):
         read_video(tmp_path / "missing.mp4")
     with pytest.raises(VideoNotFoundError, match=r"'.*missing\.mp4': there is no such file"):
         read_video(str(tmp_path / "missing.mp4"))
-    with pytest.raises(VideoReadError, match="must be http or https, not file"):
+    with pytest.raises(VideoReadError, match="must be http, https or hf, not file"):
         read_video("file:///etc/passwd")
-    with pytest.raises(VideoReadError, match="must be http or https, not concat"):
+    with pytest.raises(VideoReadError, match="must be http, https or hf, not concat"):
         read_video("concat://a.mp4|b.mp4")
     with pytest.raises(VideoReadError, match=f"'{tmp_path}': it is a folder without images"):
         read_video(tmp_path)
