@@ -181,7 +181,7 @@ CASES_OF_BOUNDS = {"B/32": ("b32-1", "compiled-b32"), "B/16": ("b16-1", "compile
 LENGTHS = tuple(case for case in CASES if case.endswith(("-frames", "-patches")))
 # What all lengths are compared with: CLIP on a clip of eight frames of 49 patches
 SHORT = "CLIP, 8 × 49"
-WITH_MEMORY = (*IN_THE_TABLE, "checkpointing", *(case for case in LENGTHS if case.endswith("-frames")))
+WITH_MEMORY = (*IN_THE_TABLE, "checkpointing", *FRAMES)
 
 
 def run_case(case: str, rounds: int, seconds: float, device: str) -> list[Measurement]:
@@ -254,18 +254,16 @@ class Probe:
 def profiled(probes: dict[str, Probe], rounds: int) -> dict[str, tuple[Counter[str], Counter[str]]]:
     """Milliseconds by operator of each, as if the machine were always as fast as in the median run of the first.
 
-    As in [`measure`], each is between two runs of the first, whose total says how fast the machine is.
+    As in `ila_hf.analysis.benchmark.measure`, each is between two runs of the first, whose total says how fast the
+    machine is.
     """
     reference, *others = probes
     taken: dict[str, list[tuple[float, tuple[Counter[str], Counter[str]]]]] = {name: [] for name in probes}
 
-    def run(name: str) -> tuple[Counter[str], Counter[str]]:
-        return probes[name]()
-
-    order, before = random.Random(0), run(reference)
+    order, before = random.Random(0), probes[reference]()
     for _ in range(rounds):
         for name in order.sample(others, len(others)):
-            own, after = run(name), run(reference)
+            own, after = probes[name](), probes[reference]()
             taken[name].append(((before[0].total() + after[0].total()) / 2, own))
             taken[reference].append((after[0].total(), after))
             before = after

@@ -256,27 +256,6 @@ def test_bad_files_end_no_windows(classify, causal, video_file, numbered_video, 
         pipe([str(video_file)], **arguments)
 
 
-@pytest.mark.parametrize("windows", [{}, {"window_seconds": 0.8}])
-def test_a_video_too_large_for_the_memory_ends_nothing(classify, video_file, numbered_video, monkeypatch, windows):
-    decode = pipeline_ila.sliding_windows if windows else type(classify.video_processor).__call__
-
-    def read(first, *args, **kwargs):
-        video = first if windows else args[0]
-        if video == str(numbered_video):
-            raise RuntimeError("can't allocate memory")
-        return decode(first, *args, **kwargs)
-
-    if windows:
-        monkeypatch.setattr(pipeline_ila, "sliding_windows", read)
-    else:
-        monkeypatch.setattr(type(classify.video_processor), "__call__", read)
-    bad, good = classify([str(numbered_video), str(video_file)], on_error="return", **windows)
-    assert bad == {"error": f"Cannot read the video {str(numbered_video)!r}: RuntimeError: can't allocate memory"}
-    assert good == classify(str(video_file), **windows)
-    with pytest.raises(RuntimeError, match="allocate"):
-        classify([str(numbered_video), str(video_file)], **windows)
-
-
 def test_reading_ahead_ends_with_the_answers(classify, video_file):
     """Also where nobody wants them all."""
     before = set(threading.enumerate())

@@ -18,7 +18,7 @@ from av.stream import Disposition
 from PIL import Image
 from video_files import VIDEOS, add_audio, encode, pal, pictures, with_display_matrix
 
-from ila_hf import VideoLimits, VideoReadError, read_video
+from ila_hf import VideoLimits, VideoReadError, read_video, video_reading
 from ila_hf.demo.drawing import write_video
 from ila_hf.video_seeking import MisplacedFrameError, plan_runs
 from ila_hf.video_sources import VideoNotFoundError
@@ -366,6 +366,16 @@ def test_files_that_are_not_videos(tmp_path, make, message):
         read_video(path)
     with pytest.raises(VideoReadError, match=r"Cannot read the video '<\d+ bytes>'"):
         read_video(path.read_bytes())
+
+
+def test_frames_too_large_for_the_memory(video_file, monkeypatch):
+    """Of one video, as whatever else it cannot be read for; an error of the code stays one."""
+    monkeypatch.setattr(video_reading, "_read_file", lambda *arguments: torch.empty(2**60))
+    with pytest.raises(VideoReadError, match=f"Cannot read the video '{video_file}': .*DefaultCPUAllocator"):
+        read_video(video_file)
+    monkeypatch.setattr(video_reading, "_read_file", lambda *arguments: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        read_video(video_file)
 
 
 def test_missing_files_and_other_schemes(tmp_path):

@@ -31,7 +31,7 @@ from .class_texts_ila import ILAClassTexts
 from .configuration_ila import ILAConfig
 from .video_processing_ila import logits_of_views
 from .video_reading import is_video_source
-from .video_sources import VideoReadError, source_name
+from .video_sources import VideoReadError
 from .video_windows import VideoWindow, can_share, check_seconds, sliding_windows
 
 
@@ -182,8 +182,8 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
         """As [`preprocess`]; of what cannot be read, the error."""
         try:
             return self.preprocess(video, **params)
-        except (VideoReadError, MemoryError, RuntimeError) as error:
-            return {"error": _cause(video, error)}
+        except VideoReadError as error:
+            return {"error": str(error)}
 
     def _run_past_errors(
         self, loader: Iterable[list[dict[str, Any]]], forward_params: _Params, postprocess_params: _Params, tell: bool
@@ -236,10 +236,10 @@ class ILAVideoPipeline(Pipeline):  # type: ignore[misc]
             try:
                 for part in sliding_windows(video, sample, window, stride, shared_frames=shared_frames):
                     yield number, part
-            except (VideoReadError, MemoryError, RuntimeError) as error:
+            except VideoReadError as error:
                 if failed is None:
                     raise
-                failed[number] = _cause(video, error)
+                failed[number] = str(error)
 
     def _follow(
         self,
@@ -615,19 +615,6 @@ class _Stream(IterableDataset):  # type: ignore[type-arg]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
-
-
-def _cause(video: Any, error: BaseException) -> str:
-    """What is told of a video that cannot be read: its own fault, or that its frames are too large for the memory.
-
-    Other errors would be those of every video, and are raised.
-    """
-    if isinstance(error, VideoReadError):
-        return str(error)
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if not is_memory and not ("alloc" in str(error) and "memory" in str(error)):  # what torch says on the CPU
-        raise error
-    return f"Cannot read the video {source_name(video)!r}: {type(error).__name__}: {error}"
 
 
 def _undecoded(inputs: Any) -> Any:

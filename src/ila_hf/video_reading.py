@@ -113,7 +113,10 @@ def named_errors(source: Any) -> Iterator[None]:
     errors = (VideoReadError, av.FFmpegError, OSError, MemoryError)
     try:
         yield
-    except errors as error:
+    except (*errors, RuntimeError) as error:
+        # On the CPU torch has no class of its own for frames that are too large for the memory
+        if not isinstance(error, errors) and "DefaultCPUAllocator" not in str(error):
+            raise
         kind = type(error) if isinstance(error, VideoReadError) else VideoReadError
         cause = (isinstance(error, av.FFmpegError) and error.strerror) or str(error) or type(error).__name__
         raise kind(f"Cannot read the video {source_name(source)!r}: {cause}") from error

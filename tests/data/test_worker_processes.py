@@ -1,5 +1,6 @@
 """Processes that work on files: they end with whoever has asked, however that ends."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -59,46 +60,45 @@ def test_a_fork_server_that_has_begun(tmp_path):
     assert sorted(map_in_processes(len, ["a", "bcd"], 2)) == [(0, 1), (1, 3)]
 
 
-def test_nobody_is_replaced_where_nothing_is_left_to_do(monkeypatch, tmp_path):
-    """The second is to replace the first, which ends; the third has what is left."""
-    made = []
+@pytest.fixture
+def die(monkeypatch):
+    """Let some of the processes, by the order in which they are made, end before they have begun."""
 
-    class Worker(worker_processes._Worker):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append(self)
-            if len(made) == 3:  # that of the first that ended
-                self.process.kill()
+    def choose(numbers, seconds=0.0):
+        made = itertools.count()
 
-    monkeypatch.setattr(worker_processes, "_Worker", Worker)
-    found = dict(map_in_processes(_slow_but_for_one, ["exits", "sleeps", "sleeps"], 2))
-    assert isinstance(found.pop(0), WorkerError)
-    assert found == {1: "sleeps", 2: "sleeps"}
+        class Worker(worker_processes._Worker):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                if next(made) in numbers:
+                    self.process.kill()
+                    self.connection, other = multiprocessing.Pipe()
+                    threading.Timer(seconds, other.close).start()
+
+        monkeypatch.setattr(worker_processes, "_Worker", Worker)
+
+    return choose
 
 
-def _slow_but_for_one(item):
-    if item == "exits":
+def exit_or_sleep(item):
+    if item == "exit":
         os._exit(1)
-    time.sleep(1)
+    time.sleep(1.5)
     return item
 
 
+def test_nobody_is_replaced_where_nothing_is_left_to_do(die):
+    """That of the first, which exits, does not start; meanwhile the second has taken what was left."""
+    die(range(2, 100), seconds=2)
+    found = dict(map_in_processes(exit_or_sleep, ["exit", "sleep", "sleep"], 2))
+    assert isinstance(found.pop(0), WorkerError)
+    assert found == {1: "sleep", 2: "sleep"}
+
+
 @pytest.mark.parametrize("failures", [3, 4])
-def test_one_that_is_replaced_may_fail_to_start(monkeypatch, failures):
+def test_one_that_is_replaced_may_fail_to_start(die, failures):
     """As where memory is short for a moment."""
-    made = []
-
-    class Worker(worker_processes._Worker):
-        def __init__(self, *arguments):
-            super().__init__(*arguments)
-            made.append(self)
-            if 2 <= len(made) <= 1 + failures:
-                self.process.kill()
-                self.process.join()
-                self.connection, other = multiprocessing.Pipe()
-                other.close()  # nothing was sent before it died
-
-    monkeypatch.setattr(worker_processes, "_Worker", Worker)
+    die(range(1, 1 + failures))
     found = map_in_processes(os._exit, [1, 1], 1)
     number, error = next(found)
     assert (number, type(error)) == (0, WorkerError)

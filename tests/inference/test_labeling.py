@@ -472,7 +472,7 @@ def test_what_others_have_done_is_told(tmp_path, labeler):
     folder.write(first, [{**row, "path": "u", "error": "bad"}, {**row, "path": "v", "error": None}])
     others = labeling._ShardsOfOthers(folder, [first, second])
     others.add({shard.file: folder.missing(shard, failed=True) for shard in (first, second)})
-    assert others.count == 3
+    assert sum(map(len, others.missing.values())) == 3
     assert others.news() == (0, 0)
     folder.write(second, [{**row, "path": "x", "error": "bad"}, {**row, "path": "y", "error": None}])
     assert others.news() == (2, 1)

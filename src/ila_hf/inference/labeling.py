@@ -258,10 +258,9 @@ def _complete(
         others.add(to_do(index))
     groups = [(shard, part) for shard in own for part in _parts(missing.get(shard.file, []), labeler.batch_size)]
     failed, found = 0, {file: dict[int, list[Row]]() for file in missing}
-    count = sum(map(len, missing.values())) + others.count
+    count = sum(map(len, [*missing.values(), *others.missing.values()]))
     with ExitStack() as stack:
         progress = stack.enter_context(tqdm(total=count, unit="video", disable=not state.is_main_process))
-
         lock = threading.Lock()
 
         def tell(done: int, errors: int) -> None:
@@ -271,7 +270,7 @@ def _complete(
                 progress.set_postfix(errors=failed, refresh=False)
                 progress.update(done)
 
-        if others.count:
+        if others.missing:
             stack.enter_context(closing(_Watch(lambda: tell(*others.news()))))
         for number, rows in stack.enter_context(closing(labeler.rows([part for _, part in groups]))):
             shard, parts = groups[number][0], found[groups[number][0].file]
@@ -309,14 +308,13 @@ class _ShardsOfOthers:
     """
 
     def __init__(self, folder: ResultFolder, shards: Sequence[Shard]):
-        self.folder, self.count = folder, 0
+        self.folder = folder
         self.missing: dict[Path, set[str]] = {}
         self._before = {shard.file: self._written(shard.file) for shard in shards}
 
     def add(self, missing: dict[Path, list[str]]) -> None:
         """Videos that another process has to do, by the file of their shard."""
         self.missing |= {file: set(map(as_text, paths)) for file, paths in missing.items() if paths}
-        self.count = sum(map(len, self.missing.values()))
 
     @staticmethod
     def _written(file: Path) -> int | None:
